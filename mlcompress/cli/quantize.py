@@ -1,0 +1,26 @@
+"""`mlcompress quantize`."""
+
+from mlcompress.cli import options, transform
+
+
+def quantize(
+    models: options.Models,
+    recipe: options.Recipe = None,
+    output: options.Output = None,
+    output_dir: options.OutputDir = None,
+    jobs: options.Jobs = 1,
+    overrides: options.Set = [],  # noqa: B006 - typer reads it, nobody changes it
+    provider: options.Provider = None,
+    seed: options.Seed = None,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+    no_code: options.NoCode = False,
+) -> int:
+    """Compute with integers or store weights in fewer bits.
+
+    Example: mlcompress quantize pruned.onnx -r int8.yaml -o int8.onnx
+    """
+    wish = transform.request("quantize", recipe, overrides, provider, seed, no_code)
+    return transform.execute(wish, models, output, output_dir, jobs=jobs, dry_run=dry_run, quiet=quiet, json=json)

@@ -1,0 +1,62 @@
+"""What distill, prune and quantize share on the command line: one model, or a batch of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mlcompress import console
+from mlcompress.card import to_bytes
+from mlcompress.errors import UsageError
+from mlcompress.exits import Exit
+from mlcompress.job import Job
+
+
+def request(
+    stage: str,
+    recipe: str | None,
+    overrides: Sequence[str],
+    provider: str | None,
+    seed: int | None,
+    no_code: bool,
+    teachers: tuple[Path, ...] = (),
+    student: Path | None = None,
+) -> Job:
+    """A job that lacks its model and output; `--provider` and `--seed` are short for recipe keys."""
+    short = [f"measure.providers=[{provider}]"] if provider else []
+    short += [f"seed={seed}"] if seed is not None else []
+    return Job(stage, Path(), Path(), recipe, (*overrides, *short), teachers, student, no_code)
+
+
+def execute(
+    wish: Job,
+    models: Sequence[Path],
+    output: Path | None,
+    output_dir: Path | None,
+    *,
+    jobs: int,
+    dry_run: bool,
+    quiet: bool,
+    json: bool,
+) -> int:
+    """Run the job on one model, or on each of several, and give the exit status."""
+    console.set_quiet(quiet)
+    if output_dir is not None:
+        if output is not None:
+            raise UsageError("--output: goes with one MODEL, --output-dir with several; give one of them")
+        from mlcompress import batch
+
+        return batch.run(wish, models, output_dir, jobs=jobs, dry_run=dry_run, json=json)
+    if len(models) != 1:
+        raise UsageError(f"{models[1]}: {len(models)} models were given; name a folder for the results with --output-dir")
+    if output is None and not dry_run:
+        raise UsageError("--output: where to write is missing; add -o FILE.onnx")
+    from mlcompress import pipeline
+
+    job = replace(wish, model=models[0], output=output or models[0].with_suffix(".dry-run.onnx"))
+    if dry_run:
+        pipeline.dry_run(job)
+        return Exit.DONE
+    outcome = pipeline.run(job)
+    if json:
+        console.data(to_bytes(outcome.card).decode().rstrip())
+    return outcome.exit

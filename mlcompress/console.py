@@ -1,0 +1,70 @@
+"""The only module that prints. stdout carries data; stderr carries messages and progress.
+
+rich is imported when it is needed: `--help` must not pay for it.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """With `--quiet` only warnings, errors and data are printed."""
+    global _quiet
+    _quiet = quiet
+
+
+def data(text: str) -> None:
+    """What the command was asked for, on stdout."""
+    print(text)
+
+
+def say(text: str) -> None:
+    """A message for a person, on stderr."""
+    if not _quiet:
+        print(text, file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Something the user should know although the work goes on."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def error(text: str) -> None:
+    """Why the command did not do what was asked: one line."""
+    print(text, file=sys.stderr)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal and nothing elsewhere; call the yielded function with the steps done since."""
+    if _quiet or not _is_terminal():
+        yield lambda steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda steps: bar.update(task, advance=steps)
+
+
+def table_console(width: int | None = None) -> "Console":
+    """A rich console on stdout, for tables; without colour where there is no terminal or NO_COLOR is set."""
+    from rich.console import Console
+
+    if width is None and not sys.stdout.isatty():
+        width = 120
+    return Console(file=sys.stdout, width=width, highlight=False)

@@ -1,0 +1,46 @@
+"""What a stage is given beside model and recipe, and what it gives back beside the model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from mlcompress.data.dataset import Dataset
+
+
+@dataclass
+class Context:
+    """Everything a stage may use that is neither the model nor its recipe.
+
+    `evaluate(model)` gives the recipe's metric of a graph on the evaluation data (None without data), and
+    `latency(models)` their median milliseconds on the first provider, measured interleaved; both use onnxruntime.
+    """
+
+    seed: int
+    train: "Dataset | None" = None
+    validation: "Dataset | None" = None
+    calibration: "Dataset | None" = None
+    evaluation: "Dataset | None" = None
+    teachers: "list[ir.Model]" = field(default_factory=list)
+    student: "ir.Model | None" = None
+    state_dir: Path | None = None
+    """Where training keeps what it needs to resume; removed when the artifact is written."""
+    evaluate: "Callable[[ir.Model], float | None] | None" = None
+    latency: "Callable[[list[ir.Model]], list[float]] | None" = None
+
+
+@dataclass
+class Change:
+    """What a stage did, as plain data for the card."""
+
+    summary: str
+    """One line for the terminal."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Method-specific facts (JSON types only)."""
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    """`{"name": node or tensor, "reason": why}` for everything that was left alone."""
+    warnings: list[str] = field(default_factory=list)
+    """Said on stderr and kept in the card."""

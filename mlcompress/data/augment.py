@@ -1,0 +1,107 @@
+"""Random changes of training batches. What happens to a sample depends on seed, epoch and sample id only.
+
+So neither batch size nor order changes `flip`, `shift` or the share of `mixup`; only mixup's partner must
+come from the same batch. Images are [B, C, H, W].
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mlcompress.data.columns import Array, is_float
+from mlcompress.data.dataset import Batch, Mix
+from mlcompress.errors import DataError
+from mlcompress.recipe.sections import Augment
+
+
+def augment(batch: Batch, steps: Sequence[Augment], rng_key: tuple[int, int]) -> Batch:
+    """The batch after the steps, in order; `rng_key` is (seed, epoch). The arrays of `batch` stay untouched.
+
+    flip: mirrors half of the images. shift: moves each image by up to that many pixels in both directions and
+    fills with the nearest edge pixels (after normalising, zero is no longer black; the edge is right for any
+    preprocessing). mixup: Zhang et al. 2018, x = lam * x_i + (1 - lam) * x_j with lam ~ Beta(alpha, alpha)
+    per sample; labels stay and `Batch.mix` tells partner and lam, so that a loss can mix its targets.
+
+    Raises DataError, naming the input, when there is no image to flip or shift or when an input cannot be
+    mixed.
+    """
+    if not steps:
+        return batch
+    generators = [np.random.default_rng((*rng_key, int(sample))) for sample in batch.ids]
+    for step in steps:
+        if step.flip is not None:
+            batch = _flip(batch, step.flip, generators)
+        elif step.shift is not None:
+            batch = _shift(batch, step.shift, generators)
+        elif step.mixup is not None:
+            batch = _mixup(batch, step.mixup, generators)
+    return batch
+
+
+def _images(batch: Batch, step: str) -> dict[str, Array]:
+    varying = {name: array for name, array in batch.inputs.items() if name not in batch.constants}
+    found = {name: array for name, array in varying.items() if array.ndim == 4}
+    if not found:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in varying.items())
+        raise DataError(
+            f"train.augment: {step} needs images [batch, channels, height, width]; the inputs are {shapes}"
+        )
+    for name, array in found.items():
+        if array.shape[3] in (1, 3, 4) and array.shape[1] > 4:
+            raise DataError(
+                f"train.augment: {step} needs channels first; input {name!r} is {list(array.shape)}, "
+                "channels last; leave the augmentation out"
+            )
+    return found
+
+
+def _flip(batch: Batch, direction: str, generators: list[np.random.Generator]) -> Batch:
+    chosen = np.array([rng.random() < 0.5 for rng in generators], bool)
+    axis = 3 if direction == "horizontal" else 2
+    changed = {
+        name: np.where(chosen[:, None, None, None], np.flip(array, axis), array)
+        for name, array in _images(batch, "flip").items()
+    }
+    return replace(batch, inputs=batch.inputs | changed)
+
+
+def _shift(batch: Batch, most: int, generators: list[np.random.Generator]) -> Batch:
+    moves = np.array([rng.integers(-most, most + 1, 2) for rng in generators])
+    changed = {name: _moved(array, moves) for name, array in _images(batch, "shift").items()}
+    return replace(batch, inputs=batch.inputs | changed)
+
+
+def _moved(images: Array, moves: Array) -> Array:
+    """Pixel (r, c) comes from (r + down, c + right), clamped to the image."""
+    count, channels, height, width = images.shape
+    rows = np.clip(np.arange(height) + moves[:, :1], 0, height - 1)  # [B, H]
+    columns = np.clip(np.arange(width) + moves[:, 1:], 0, width - 1)  # [B, W]
+    sample, channel = np.arange(count)[:, None, None, None], np.arange(channels)[None, :, None, None]
+    moved: Array = images[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return moved
+
+
+def _mixup(batch: Batch, alpha: float, generators: list[np.random.Generator]) -> Batch:
+    varying = {name: array for name, array in batch.inputs.items() if name not in batch.constants}
+    if batch.mix is not None:
+        raise DataError("train.augment: mixup is named twice; once is enough")
+    fixed = [f"{name} is {array.dtype.name}" for name, array in varying.items() if not is_float(array.dtype)]
+    if fixed:
+        raise DataError(f"train.augment: mixup needs inputs of floats; {fixed[0]}; leave mixup out")
+    lam = np.array([rng.beta(alpha, alpha) for rng in generators], np.float32)
+    index = _partners(np.array([rng.random() for rng in generators]))
+    changed = {}
+    for name, array in varying.items():
+        share = lam.reshape(-1, *(1,) * (array.ndim - 1)).astype(array.dtype)
+        changed[name] = share * array + (1 - share) * array[index]
+    labels = None if batch.labels is None else batch.labels[index]
+    return replace(batch, inputs=batch.inputs | changed, mix=Mix(index, labels, lam))
+
+
+def _partners(keys: Array) -> Array:
+    """A random cycle through the batch: nobody is mixed with itself unless it is alone."""
+    order = np.argsort(keys, kind="stable")
+    index = np.empty_like(order)
+    index[order] = np.roll(order, -1)
+    return index

@@ -1,0 +1,176 @@
+"""Arrays of a source matched to model inputs by name, and checked against them before any work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlcompress.data.columns import Column, ModelInput, Source, axes, is_float, name_of, spell
+from mlcompress.data.dataset import Constant, Input
+from mlcompress.data.synthetic import batch_names
+from mlcompress.data.table import stack
+from mlcompress.data.transforms import Form, Misfit, plan
+from mlcompress.errors import DataError
+from mlcompress.recipe.sections import DataEntry, Transform
+
+Shape = tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A model input, the array found for it, and whether that array is one value for all samples."""
+
+    tensor: ModelInput
+    array: str
+    column: Column
+    is_constant: bool
+
+
+def match(
+    entry: DataEntry, source: Source, inputs: Sequence[ModelInput], where: str
+) -> tuple[list[Match], list[str]]:
+    """One match per model input, or the problems that prevent it, as lines."""
+    chosen = dict(entry.inputs or {})
+    problems = _unknown(chosen, inputs, where)
+    found: list[tuple[ModelInput, str, Column]] = []
+    for tensor in inputs:
+        names = chosen.get(tensor.name) or _same_name(tensor, source, inputs)
+        listed = names if isinstance(names, list) else [names]
+        absent = [name for name in listed if name not in source.arrays]
+        if absent:
+            problems.append(_absent(tensor, absent[0], source, tensor.name in chosen, where))
+            continue
+        try:
+            found.append((tensor, ", ".join(listed), _read(tensor, listed, source, where)))
+        except DataError as error:
+            problems += error.lines
+    rows = [column.shape[0] for tensor, _, column in found if tensor.shape and column.shape]
+    batch = batch_names(inputs)
+    return [
+        Match(tensor, name, column, _is_constant(tensor, column, bool(batch), rows[0] if rows else 0))
+        for tensor, name, column in found
+    ], problems
+
+
+def _unknown(chosen: dict[str, Any], inputs: Sequence[ModelInput], where: str) -> list[str]:
+    listed = ", ".join(str(tensor) for tensor in inputs)
+    known = {tensor.name for tensor in inputs}
+    return [
+        f"{where}.inputs.{name}: no such model input; the model has {listed}"
+        for name in chosen
+        if name not in known
+    ]
+
+
+def _same_name(tensor: ModelInput, source: Source, inputs: Sequence[ModelInput]) -> str:
+    """The input's own name; for image folders `image`, where only one input can be meant."""
+    pictures = [other.name for other in inputs if len(other.shape) == 4]
+    return "image" if source.kind == "images" and pictures == [tensor.name] else tensor.name
+
+
+def _absent(tensor: ModelInput, name: str, source: Source, is_chosen: bool, where: str) -> str:
+    kind = "column" if source.kind == "table" else "array"
+    if is_chosen:
+        own = f"; write `inputs: {{{tensor.name}: {tensor.name}}}`" if tensor.name in source.arrays else ""
+        return f"{where}.inputs.{tensor.name}: no {kind} {name!r}; the data has {source.listing()}{own}"
+    others = [other for other in source.arrays if other not in ("label", "labels", "y")]
+    example = others[0] if others else "NAME"
+    value = f"[{example}, ...]" if kind == "column" else example
+    return (
+        f"{where}.inputs: no {kind} for model input {tensor}; the data has {source.listing()}; "
+        f"write `inputs: {{{tensor.name}: {value}}}`"
+    )
+
+
+def _read(tensor: ModelInput, names: list[str], source: Source, where: str) -> Column:
+    if source.kind != "table":
+        return source.read(names[0])
+    column = stack(source, names, tensor.dtype, f"{where}.inputs.{tensor.name}")
+    if len(tensor.shape) == 1 and len(names) == 1:
+        return type(column)(column.array[:, 0])
+    return column
+
+
+def _is_constant(tensor: ModelInput, column: Column, has_free_batch: bool, rows: int) -> bool:
+    """An input without a batch axis: a scalar, or a static first axis that the whole array fits.
+
+    In a model whose batch is fixed everywhere, arrays that are as long as the first input's hold samples.
+    """
+    if not tensor.shape:
+        return True
+    is_whole = isinstance(tensor.shape[0], int) and fits(column.shape, tensor.shape)
+    return is_whole and (has_free_batch or column.shape[0] != rows)
+
+
+def fits(shape: tuple[int, ...], wanted: Shape) -> bool:
+    """Same rank, and equal wherever the model's size is static."""
+    return len(shape) == len(wanted) and all(
+        size == need for size, need in zip(shape, wanted, strict=True) if isinstance(need, int)
+    )
+
+
+def as_constant(found: Match, batch: set[str | None], where: str) -> Constant:
+    """The constant behind a match. Raises DataError when dtype, shape or values do not fit."""
+    tensor, column = found.tensor, found.column
+    here = f"{where}.inputs.{tensor.name}"
+    if column.dtype != tensor.dtype or not fits(column.shape, tensor.shape):
+        raise DataError(
+            f"{here}: {found.array!r} is {spell(column.dtype, column.shape)}, the model takes one "
+            f"{spell(tensor.dtype, tensor.shape)} for all samples"
+        )
+    value = np.array(column.whole())
+    if is_float(value.dtype) and not np.isfinite(value).all():
+        raise DataError(f"{here}: {found.array!r} has NaN or infinity")
+    free = [axis for axis, size in enumerate(tensor.shape) if size in batch and isinstance(size, str)]
+    return Constant(value, tuple(axis for axis in free if value.shape[axis] == 1))
+
+
+def as_input(found: Match, steps: list[Transform], order: str | None, where: str) -> Input:
+    """The input behind a match, with its transforms planned.
+
+    Raises DataError, with all problems, when the transformed samples are not what the model takes.
+    """
+    tensor, column = found.tensor, found.column
+    here = f"{where}.inputs.{tensor.name}"
+    if not column.shape:
+        raise DataError(f"{here}: {found.array!r} is one number; give one per sample")
+    stored = Form(column.shape[1:], column.dtype, order)
+    try:
+        form, functions = plan(steps, stored, tensor)
+    except Misfit as misfit:
+        raise DataError(f"{where}.transforms: input {tensor.name!r}: {misfit}") from misfit
+    problems = []
+    if form.dtype != tensor.dtype:
+        problems.append(
+            f"{here}: {found.array!r} gives {name_of(form.dtype)}, the model takes {name_of(tensor.dtype)}; "
+            f"{_dtype_hint(form.dtype, tensor.dtype)}"
+        )
+    if not fits(form.shape, tensor.shape[1:]):
+        problems.append(
+            f"{here}: {found.array!r} gives samples {axes(form.shape)}, "
+            f"the model takes {axes(tensor.shape[1:])}{_layout_hint(form, tensor)}"
+        )
+    if problems:
+        raise DataError(*problems)
+    return Input(column, tuple(functions), tuple(step.model_dump(exclude_unset=True) for step in steps))
+
+
+def _dtype_hint(have: np.dtype[Any], want: np.dtype[Any]) -> str:
+    if have == np.uint8 and is_float(want):
+        return "for pixels write `transforms: [{scale: 0.00392157}, ...]`"
+    is_castable = want.name in ("float16", "float32", "float64", "int32", "int64") and have.kind in "iufb"
+    if is_castable and is_float(have) <= is_float(want):
+        return f"add `{{cast: {want.name}}}` to `transforms`"
+    return f"save it as {want.name}"
+
+
+def _layout_hint(form: Form, tensor: ModelInput) -> str:
+    for layout in ("NCHW", "NHWC"):
+        try:
+            turned, _ = plan([Transform.model_validate({"layout": layout})], form, tensor)
+        except Misfit:
+            continue
+        if turned.shape != form.shape and fits(turned.shape, tensor.shape[1:]):
+            return f"; add `{{layout: {layout}}}` to `transforms`"
+    return ""

@@ -1,0 +1,83 @@
+"""An artifact in the making, and how it becomes visible: whole, with its card, or not at all."""
+
+import fcntl
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from mlcompress import card, files
+from mlcompress.errors import UsageError
+
+
+class Draft:
+    """A hidden folder beside OUTPUT where everything is written first.
+
+    On success, and on a user's error, it is removed. When the process is killed or interrupted it stays, so that the
+    same command can resume training from `state`.
+
+    The order of publishing leaves no moment at which OUTPUT is half-written or stands beside a card of other bytes:
+    the old OUTPUT goes, the new card comes, the new OUTPUT comes, each in one rename or unlink.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.folder = output.parent / f".{output.name}.partial"
+        self.model = self.folder / output.name
+        self.before = self.folder / "before.onnx"
+        self.state = self.folder / "state"
+
+    def __enter__(self) -> "Draft":
+        self.folder.mkdir(exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise UsageError(f"{self.output}: another mlcompress is writing it; wait for that one") from None
+        for left_over in self.folder.iterdir():
+            if left_over.name not in ("lock", self.state.name):
+                left_over.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        finished = kind is None or issubclass(kind, Exception)
+        if finished:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+
+    def publish(self, facts: card.Card) -> Path:
+        """Put artifact and card in place; an older rejected one is no longer of interest."""
+        self._move(facts, self.output)
+        for stale in _names(self.rejected):
+            stale.unlink(missing_ok=True)
+        return self.output
+
+    def reject(self, facts: card.Card) -> Path:
+        """Keep artifact and card as OUTPUT.rejected*; OUTPUT stays as it was."""
+        self._move(facts, self.rejected)
+        return self.rejected
+
+    @property
+    def rejected(self) -> Path:
+        """Where an artifact goes that missed its gate."""
+        return self.output.with_name(self.output.name + ".rejected")
+
+    def _move(self, facts: card.Card, target: Path) -> None:
+        artifact, card_path, data_path = _names(target)
+        data = self.model.with_name(self.model.name + ".data")
+        card_draft = self.folder / "card.json"
+        card_draft.write_bytes(card.to_bytes(facts))
+        for part in (self.model, card_draft, *([data] if data.exists() else [])):
+            files.sync(part)
+        artifact.unlink(missing_ok=True)
+        if data.exists():
+            data.replace(data_path)
+        card_draft.replace(card_path)
+        self.model.replace(artifact)
+
+
+def _names(target: Path) -> tuple[Path, Path, Path]:
+    """Artifact, card, and external data."""
+    return target, card.path_for(target), target.with_name(target.name + ".data")

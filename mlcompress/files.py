@@ -1,0 +1,53 @@
+"""Atomic writing: a reader sees the old file or the new one, never half of one."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from mlcompress.errors import UsageError
+
+_BLOCK = 1 << 20
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` beside `path`, flush it to disk, then rename it over `path`."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a written file to disk, so that a rename cannot outlive its content."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an output that could not be written at the end.
+
+    Raises:
+        UsageError: the folder is missing or not writable, or `path` is a folder.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file")
+    if not folder.is_dir():
+        raise UsageError(f"{path}: the folder {folder} does not exist; create it first")
+    probe = folder / f".{path.name}.{os.getpid()}.probe"
+    try:
+        probe.touch()
+    except OSError as problem:
+        raise UsageError(f"{path}: cannot write to {folder} ({problem.strerror}); choose another folder") from None
+    probe.unlink(missing_ok=True)

@@ -1,0 +1,35 @@
+"""The ONNX graph: load, clean, save, look at, verify. Built on onnx_ir; no torch."""
+
+from mlcompress.graph.clean import clean
+from mlcompress.graph.costs import Layer, layers, macs, parameters
+from mlcompress.graph.load import load
+from mlcompress.graph.names import Matches, no_match, nodes_matching
+from mlcompress.graph.save import copy, save, tensor_bytes, to_bytes
+from mlcompress.graph.shapes import example_feed, example_shapes, infer_shapes
+from mlcompress.graph.signature import Signature, Tensor, signature
+from mlcompress.graph.unused import remove_unused
+from mlcompress.graph.verify import verify
+
+__all__ = [
+    "Layer",
+    "Matches",
+    "Signature",
+    "Tensor",
+    "clean",
+    "copy",
+    "example_feed",
+    "example_shapes",
+    "infer_shapes",
+    "layers",
+    "load",
+    "macs",
+    "no_match",
+    "nodes_matching",
+    "parameters",
+    "remove_unused",
+    "save",
+    "signature",
+    "tensor_bytes",
+    "to_bytes",
+    "verify",
+]

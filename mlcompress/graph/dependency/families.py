@@ -1,0 +1,201 @@
+"""Families: removable units that live on the same weight axes, so that they can be ranked together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from mlcompress.graph.dependency.atoms import Axis, Classes, Ids
+from mlcompress.graph.dependency.trace import Trace, Use
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+
+@dataclass(frozen=True)
+class Member:
+    """Slices of one initializer that go with the units of a family."""
+
+    tensor: str
+    axis: int
+    index: Ids
+    """[units, k] positions on the axis."""
+    reads: bool
+    """The axis is summed over: these are weights of a consumer."""
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A node that sums over the units."""
+
+    node: str
+    op: str
+    tensor: str | None
+    """The weight, None where two activations are multiplied; `axis` and `index` as in Member."""
+    axis: int
+    index: Ids | None
+    value: str | None
+    """The activation that carries the units into the node, None for the state of a recurrent layer."""
+    value_axis: int
+    value_index: Ids | None
+    """[units, k] positions on that axis."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Units that can be removed one by one, ordered by their first position in the first member."""
+
+    name: str
+    """Of the weight that makes the units; `name[1]` for a second family on the same axis."""
+    kind: str
+    """channel (made or read by a convolution), head, or hidden (rows of Gemm and MatMul, recurrent units)."""
+    units: int
+    members: tuple[Member, ...]
+    """Everything that goes, in graph order; weights of consumers included."""
+    consumers: tuple[Consumer, ...]
+    producers: tuple[str, ...]
+    """Nodes whose output axis the units are."""
+    soft: bool
+    """Removal is not exactly equal to masking, by `reason`."""
+    reason: str
+    conv: bool
+    """A convolution is involved: counts are worth rounding."""
+    classes: Ids
+    """[units] class ids, for Analysis."""
+
+    def slices(self, model: ir.Model, member: Member) -> np.ndarray:
+        """[units, numbers]: what each unit has in this member, in the tensor's dtype."""
+        tensor = model.graph.initializers[member.tensor].const_value
+        if tensor is None:
+            raise ValueError(f"{member.tensor}: has no numbers")
+        array = np.moveaxis(tensor.numpy(), member.axis, 0)
+        return array[member.index].reshape(self.units, -1)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    name: str
+    axis: int
+    weight: bool
+
+
+def build(trace: Trace, classes: Classes) -> list[Family]:
+    """Group the removable classes that have weights by the axes they live on and how often."""
+    summed = dict.fromkeys((use.value, use.value_axis) for use in trace.uses if use.reads and use.value)
+    slots = [_Slot(name, axis, True) for name, axes in trace.weights.items() for axis in range(len(axes))]
+    slots += [
+        _Slot(name, axis, False) for name, axis in summed if name is not None and name not in trace.weights
+    ]
+    table = _table(trace, classes, slots)
+    kinds = {
+        kind: _roots(classes, [axis for axis, other in trace.kinds if other == kind])
+        for kind in ("head", "hidden")
+    }
+    families = [_family(group, slots, trace.uses, classes, kinds) for group in _groups(table, slots)]
+    return _distinct(sorted(families, key=lambda family: _place(family, trace)))
+
+
+def _table(trace: Trace, classes: Classes, slots: Sequence[_Slot]) -> Ids:
+    """[entries, 3]: class, slot, position, sorted."""
+    parts = []
+    for number, slot in enumerate(slots):
+        ids = classes.of(trace.axes[slot.name][slot.axis])
+        if ids is not None:
+            places = np.flatnonzero(ids >= 0)
+            parts.append(np.stack([ids[places], np.full(len(places), number), places], axis=1))
+    if not parts:
+        return np.zeros((0, 3), dtype=np.int64)
+    table = np.concatenate(parts)
+    return table[np.lexsort(table.T[::-1])]
+
+
+def _groups(table: Ids, slots: Sequence[_Slot]) -> list[Ids]:
+    """The table cut into families: classes with equal sequences of slots, repetitions included."""
+    if not len(table):
+        return []
+    starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
+    gathered: dict[bytes, list[int]] = {}
+    bounds = [*starts.tolist(), len(table)]
+    column = np.ascontiguousarray(table[:, 1])
+    for number, start in enumerate(bounds[:-1]):
+        gathered.setdefault(column[start : bounds[number + 1]].tobytes(), []).append(number)
+    groups = []
+    for signature, numbers in gathered.items():
+        width = len(signature) // column.itemsize
+        rows = starts[numbers][:, None] + np.arange(width)
+        if slots[int(table[rows[0, 0], 1])].weight:
+            groups.append(table[rows])
+    return groups
+
+
+def _family(
+    group: Ids, slots: Sequence[_Slot], uses: Sequence[Use], classes: Classes, kinds: dict[str, set[int]]
+) -> Family:
+    """`group`: [units, entries, 3], the same slots in every row."""
+    group = group[np.argsort(group[:, 0, 2], kind="stable")]
+    ids = group[:, 0, 0]
+    columns = group[0, :, 1]
+    index = {slots[slot]: group[:, columns == slot, 2] for slot in np.unique(columns).tolist()}
+    places = {(slot.name, slot.axis): positions for slot, positions in index.items()}
+    readers = [
+        u for u in uses if u.reads and ((u.tensor, u.axis) in places or (u.value, u.value_axis) in places)
+    ]
+    makers = [u for u in uses if not u.reads and (u.tensor, u.axis) in places]
+    read = {(use.tensor, use.axis) for use in readers}
+    members = tuple(
+        Member(s.name, s.axis, at, (s.name, s.axis) in read) for s, at in index.items() if s.weight
+    )
+    consumers = tuple(
+        Consumer(
+            use.node,
+            use.op,
+            use.tensor,
+            use.axis,
+            None if use.tensor is None else places.get((use.tensor, use.axis)),
+            use.value,
+            use.value_axis,
+            None if use.value is None else places.get((use.value, use.value_axis)),
+        )
+        for use in readers
+    )
+    conv = any(use.op in CONVOLUTIONS for use in (*readers, *makers))
+    first = next(((use.tensor, use.axis) for use in makers), (members[0].tensor, members[0].axis))
+    reason = next((classes.soft[number] for number in ids.tolist() if number in classes.soft), "")
+    kind = next(
+        (kind for kind, roots in kinds.items() if int(ids[0]) in roots), "channel" if conv else "hidden"
+    )
+    return Family(
+        name=str(first[0]),
+        kind=kind,
+        units=len(ids),
+        members=members,
+        consumers=consumers,
+        producers=tuple(dict.fromkeys(use.node for use in makers)),
+        soft=bool(reason),
+        reason=reason,
+        conv=conv,
+        classes=ids,
+    )
+
+
+def _roots(classes: Classes, axes: Iterable[Axis]) -> set[int]:
+    found: set[int] = set()
+    for axis in axes:
+        if axis is not None:
+            found |= set(classes.root[axis[axis >= 0]].tolist())
+    return found
+
+
+def _place(family: Family, trace: Trace) -> tuple[int, int]:
+    """Order in the graph: first tensor, then first position."""
+    return list(trace.weights).index(family.name), int(family.members[0].index[0, 0])
+
+
+def _distinct(families: Sequence[Family]) -> list[Family]:
+    """Number the families that share a name."""
+    seen: dict[str, int] = {}
+    result = []
+    for family in families:
+        count = seen[family.name] = seen.get(family.name, -1) + 1
+        result.append(replace(family, name=f"{family.name}[{count}]") if count else family)
+    return result

@@ -1,0 +1,62 @@
+"""Shape arguments: integer vectors that are constant, or a Concat of constants and computed lengths."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+Size = int | str | None
+"""A static length, the name of a symbolic one, or None when nothing is known."""
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The numbers of an initializer that the caller cannot replace."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def elements(value: ir.Value | None) -> list[int | None] | None:
+    """The entries of a shape argument, None where computed at run time. None: not even its length is known.
+
+    Entries that are numbers can be replaced later, see `Cut.set_elements`.
+    """
+    found: list[int | None] = []
+    for piece in pieces(value):
+        numbers = constant(piece)
+        if numbers is not None:
+            found += [int(number) for number in numbers.reshape(-1)]
+        elif piece.shape is not None and len(piece.shape) == 1 and isinstance(piece.shape[0], int):
+            found += [None] * piece.shape[0]
+        else:
+            return None
+    return found or None
+
+
+def pieces(value: ir.Value | None) -> list[ir.Value]:
+    """The values that a shape argument is joined from."""
+    if value is None:
+        return []
+    producer = value.producer()
+    if producer is None or producer.op_type != "Concat":
+        return [value]
+    return [piece for piece in producer.inputs if piece is not None]
+
+
+def integers(value: ir.Value | None) -> list[int] | None:
+    """A constant integer vector (or scalar) as a list; None when it is computed at run time or absent."""
+    numbers = constant(value)
+    return None if numbers is None else [int(number) for number in np.asarray(numbers).reshape(-1)]
+
+
+def product(sizes: Sequence[Size]) -> Size:
+    """Product of lengths; a name only when everything else is 1."""
+    rest: list[int | str] = []
+    for size in sizes:
+        if size is None:
+            return None
+        if size != 1:
+            rest.append(size)
+    if any(isinstance(size, str) for size in rest):
+        return rest[0] if len(rest) == 1 else None
+    return int(np.prod([int(size) for size in rest], dtype=np.int64)) if rest else 1

@@ -1,0 +1,29 @@
+"""Initializers: values of a graph that hold numbers."""
+
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def numbers(value: ir.Value) -> NDArray[Any]:
+    """The array of an initializer; not to be written to. Raises ValueError for a value that is none."""
+    if value.const_value is None:
+        raise ValueError(f"{value.name} is not an initializer")
+    return value.const_value.numpy()
+
+
+def set_numbers(value: ir.Value, array: NDArray[Any]) -> None:
+    """Give an initializer `array` (made read-only by a view), and with it its dtype and shape."""
+    view = array.view()
+    view.setflags(write=False)
+    tensor = ir.tensor(view, name=value.name)
+    value.const_value, value.type, value.shape = tensor, ir.TensorType(tensor.dtype), ir.Shape(view.shape)
+
+
+def initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """A new initializer of `graph`. The name must be free."""
+    value = ir.Value(name=name)
+    set_numbers(value, array)
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,74 @@
+"""Model file to graph."""
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from mlcompress.errors import ModelError, UserError
+from mlcompress.graph import external, formats, names, sparse, structure
+from mlcompress.graph.clean import clean
+from mlcompress.graph.save import INLINE_LIMIT, tensor_bytes, to_bytes
+from mlcompress.graph.session import ORT_ERRORS, Level, reason, session
+from mlcompress.graph.shapes import infer_shapes
+from mlcompress.graph.signature import signature
+
+
+def load(path: Path | str) -> ir.Model:
+    """The cleaned graph (see `clean`) of an ONNX file that stock onnxruntime can load.
+
+    External data must lie in the file's folder; it is memory-mapped, everything else is read into memory.
+    The graph stays valid when the file is replaced (renamed over or unlinked), not when a data file is
+    written into.
+
+    Raises ModelError for files that are missing, damaged, malformed, that reach outside their folder or that
+    onnxruntime refuses, and UnsupportedError for other formats; one line for each problem, each with the
+    path.
+    """
+    path = Path(path)
+    proto = formats.read(path)
+    lines = [
+        f"{path}: tensor {name}: {text}"
+        for name, tensor in structure.tensors(proto)
+        if (text := structure.tensor_problem(tensor))
+    ]
+    lines += [f"{path}: {text}" for text in structure.problems(proto.graph, list(proto.functions))]
+    if lines:
+        raise ModelError(*lines)
+    external.check(proto, path)
+    try:
+        model = _build(proto, path)
+        clean(model)
+        _complete_outputs(model)
+        signature(model)
+    except UserError as error:
+        raise type(error)(*(f"{path}: {line}" for line in error.lines)) from None
+    _check_runs(model, path)
+    return model
+
+
+def _build(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    sparse.densify(proto)
+    names.name_nodes(proto)
+    model = ir.serde.deserialize_model(proto)
+    external.attach(model, path)
+    if not structure.is_sorted(proto.graph):
+        model.graph.sort()
+    return model
+
+
+def _complete_outputs(model: ir.Model) -> None:
+    """Some exporters declare outputs without shape or even type; what can be inferred is added."""
+    if any(value.shape is None or value.type is None for value in model.graph.outputs):
+        infer_shapes(model)
+
+
+def _check_runs(model: ir.Model, path: Path) -> None:
+    """onnxruntime has the last word: it knows ops, domains and versions."""
+    source = to_bytes(model) if tensor_bytes(model) <= INLINE_LIMIT else path
+    try:
+        session(source, Level.ORT_DISABLE_ALL)
+    except ORT_ERRORS as error:
+        raise ModelError(
+            f"{path}: onnxruntime cannot load it: {reason(error)}; only ops of a stock onnxruntime work"
+        ) from None

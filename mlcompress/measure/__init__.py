@@ -1,0 +1,1 @@
+"""Latency by execution provider, accuracy, size and memory, all measured with onnxruntime itself."""

@@ -1,0 +1,188 @@
+"""Before against after: everything a card says of a model file, measured in one place."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from mlcompress import console, graph
+from mlcompress.context import Context
+from mlcompress.gate import Figures
+from mlcompress.measure import accuracy, feeds, latency, memory, providers, size
+from mlcompress.measure.accuracy import Metric
+from mlcompress.measure.latency import Latency, Ratio
+from mlcompress.measure.size import Size
+from mlcompress.recipe.sections import Shared
+
+ATTEMPTS = 3
+"""How often latency is measured, each time with more repeats, before a gate inside the noise counts as
+missed."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The measured part of a card, and the figures that gates look at."""
+
+    size: dict[str, Any]
+    metric: dict[str, Any] | None
+    latency: list[dict[str, Any]]
+    skipped_providers: list[dict[str, str]]
+    memory: dict[str, Any]
+    shapes: dict[str, list[int]]
+    """Input shapes that latency and MACs belong to."""
+    figures: Figures
+
+
+class Bench:
+    """One input model, and whatever is compared with it.
+
+    Args:
+        original: the file the user named; its bytes are the size before.
+        before: the same model cleaned, which is what onnxruntime is given as `before`.
+        baseline: takes the place of `before` in gates.
+
+    Raises:
+        UnsupportedError: a required provider is missing. DataError: an input has an axis without a length.
+    """
+
+    def __init__(
+        self, original: Path, before: Path, recipe: Shared, context: Context, baseline: Path | None = None
+    ):
+        self._original, self._before, self._baseline = original, before, baseline
+        self._recipe, self._data = recipe, context.evaluation
+        self._providers = providers.select(recipe.measure)
+        samples = context.evaluation or context.calibration or context.train
+        self._model = graph.load(before)
+        self._feeds = feeds.make(graph.signature(self._model), recipe.measure, samples, seed=recipe.seed)
+        for skipped in self._providers.skipped:
+            console.warn(f"measure.optional: {skipped['reason']}")
+
+    def evaluate(self, model: ir.Model) -> float | None:
+        """The recipe's metric of a graph on the evaluation data; None where there are none."""
+        found = self._metric(graph.to_bytes(model))
+        return None if found is None else found.value
+
+    def latency(self, models: Sequence[ir.Model]) -> list[float]:
+        """Milliseconds of each graph (minimum, on the first provider), measured against each other."""
+        found = latency.compare(
+            [graph.to_bytes(model) for model in models],
+            self._feeds.inputs,
+            self._recipe.measure,
+            providers=self._providers.providers[:1],
+            evidence=False,
+            seed=self._recipe.seed,
+        )
+        return [one.min_ms for one in found]
+
+    def compare(self, after: Path) -> Facts:
+        """Measure `after` against the input, and against the gate's baseline if there is one."""
+        files = [self._before, after, *([self._baseline] if self._baseline else [])]
+        sizes = [size.on_disk(self._original), *(size.on_disk(path) for path in files[1:])]
+        metrics = [self._metric(path) for path in files]
+        times = self._timed(files)
+        return Facts(
+            size={
+                "before": self._size(self._model, sizes[0]),
+                "after": self._size(graph.load(after), sizes[1]),
+            },
+            metric=_metric_facts(metrics[0], metrics[1]),
+            latency=[_latency_facts(group[0], group[1]) for group in times],
+            skipped_providers=list(self._providers.skipped),
+            memory={"before": self._memory(self._before), "after": self._memory(after)},
+            shapes=self._feeds.shapes,
+            figures=_figures(sizes, metrics, times[0]),
+        )
+
+    def _timed(self, files: Sequence[Path]) -> list[list[Latency]]:
+        """Latency of all files on each provider; again with more repeats while the gate's limit lies inside
+        the spread."""
+        measure = self._recipe.measure
+        for attempt in range(1, ATTEMPTS + 1):
+            found = latency.compare(
+                files,
+                self._feeds.inputs,
+                measure.model_copy(update={"repeats": measure.repeats * attempt}),
+                providers=self._providers.providers,
+                seed=self._recipe.seed,
+            )
+            groups = [found[i : i + len(files)] for i in range(0, len(found), len(files))]
+            if not _undecided(_gate_ratio(groups[0]), self._recipe.gate.min_speedup):
+                break
+        return groups
+
+    def _metric(self, model: Path | bytes) -> Metric | None:
+        if self._data is None:
+            return None
+        return accuracy.evaluate(model, self._data, self._recipe.evaluate, reference=self._before)
+
+    def _size(self, model: ir.Model, found: Size) -> dict[str, Any]:
+        batch = self._recipe.measure.batch_size
+        return {
+            "params": graph.parameters(model),
+            "nonzero": size.nonzeros(model),
+            "macs": graph.macs(model, batch),
+            "bytes": found.bytes,
+            "compressed_bytes": found.compressed_bytes,
+        }
+
+    def _memory(self, path: Path) -> dict[str, Any]:
+        return asdict(memory.peak(path, self._feeds.inputs, threads=self._recipe.measure.threads))
+
+
+def _metric_facts(before: Metric | None, after: Metric | None) -> dict[str, Any] | None:
+    if before is None or after is None:
+        return None
+    told = after.as_json()
+    facts = {"name": told["name"], "before": before.as_json()["value"], "after": told.pop("value"), **told}
+    if (pair := accuracy.paired(before, after)) is not None:
+        facts |= {"fixed": pair.fixed, "broken": pair.broken}
+    return facts
+
+
+def _latency_facts(before: Latency, after: Latency) -> dict[str, Any]:
+    ratio = after.ratio
+    return {
+        "provider": after.provider,
+        "batch_size": after.batch_size,
+        "threads": after.threads,
+        "before": _times(before),
+        "after": _times(after),
+        "ratio": round(ratio.value, 4),
+        "ratio_low": round(ratio.low, 4),
+        "ratio_high": round(ratio.high, 4),
+        "verdict": ratio.verdict,
+        "fallback_nodes": after.executed.fallback_nodes if after.executed else 0,
+    }
+
+
+def _times(one: Latency) -> dict[str, Any]:
+    return {
+        key: value for key, value in one.as_json().items() if key not in ("provider", "batch_size", "threads")
+    }
+
+
+def _gate_ratio(group: Sequence[Latency]) -> Ratio:
+    """After against the gate's baseline where there is one, else against the input."""
+    return latency.against(group[1], group[-1]) if len(group) > 2 else group[1].ratio
+
+
+def _undecided(ratio: Ratio, min_speedup: float | None) -> bool:
+    return min_speedup is not None and 1 / ratio.high < min_speedup <= 1 / ratio.low
+
+
+def _figures(sizes: Sequence[Size], metrics: Sequence[Metric | None], times: Sequence[Latency]) -> Figures:
+    reference = 2 if len(sizes) > 2 else 0
+    before, after, ratio = metrics[reference], metrics[1], _gate_ratio(times)
+    return Figures(
+        bytes_before=sizes[reference].bytes,
+        bytes_after=sizes[1].bytes,
+        metric_before=before.value if before else None,
+        metric_after=after.value if after else None,
+        higher_is_better=after.higher_is_better if after else True,
+        ratio=ratio.value,
+        ratio_low=ratio.low,
+        ratio_high=ratio.high,
+        latency_ms=times[1].p50_ms,
+    )

@@ -1,0 +1,91 @@
+"""Size on disk and numbers of parameters."""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from mlcompress import files
+from mlcompress.graph import external, formats, structure
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model needs on disk. Bytes cover the file and its external data; `sha256` is the file's own."""
+
+    bytes: int
+    compressed_bytes: int
+    """After gzip -6, each file by itself. Zeros and few distinct values show only here."""
+    sha256: str
+    data_files: tuple[str, ...] = ()
+    """External data, as named in the model, relative to its folder."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"bytes": self.bytes, "compressed_bytes": self.compressed_bytes, "sha256": self.sha256}
+
+
+def on_disk(path: Path) -> Size:
+    """Measure a model file and the external data it names.
+
+    Raises:
+        ModelError: not a readable ONNX file, or its data are missing or lie outside the model's folder.
+        UnsupportedError: a model of another format.
+    """
+    names = external_data(path)
+    parts = [path, *(path.parent / name for name in names)]
+    return Size(
+        sum(part.stat().st_size for part in parts),
+        sum(_gzip_bytes(part) for part in parts),
+        files.sha256(path),
+        names,
+    )
+
+
+def external_data(path: Path) -> tuple[str, ...]:
+    """Files beside the model that hold its tensors, relative to its folder, each once, sorted.
+
+    Raises ModelError and UnsupportedError as `on_disk`.
+    """
+    proto = formats.read(path)
+    external.check(proto, path)
+    entries = (
+        entry
+        for _, tensor in structure.tensors(proto)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+    )
+    return tuple(sorted({entry.value for entry in entries if entry.key == "location"}))
+
+
+def nonzeros(model: ir.Model) -> int:
+    """Non-zero values among the floating-point and integer initializers that nodes read; shared ones count
+    once.
+
+    Zero-size and string tensors have none. The companion of `graph.parameters`, on decoded weights.
+    """
+    counted = {
+        id(tensor): tensor for value in _initializers(model) if (tensor := value.const_value) is not None
+    }
+    numeric = (tensor.numpy() for tensor in counted.values() if tensor.dtype != ir.DataType.STRING)
+    return sum(int(np.count_nonzero(array)) for array in numeric)
+
+
+def _initializers(model: ir.Model) -> list[ir.Value]:
+    return [value for graph in model.graphs() for value in graph.initializers.values() if value.uses()]
+
+
+def _gzip_bytes(path: Path) -> int:
+    """Size of `gzip -6`, without holding the file: 16 + 15 window bits ask zlib for gzip's header and
+    checksum."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            total += len(packer.compress(block))
+    return total + len(packer.flush())

@@ -1,0 +1,99 @@
+"""Everything a stage needs beside its model, opened and checked before any work starts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from mlcompress import gate, graph
+from mlcompress.context import Context
+from mlcompress.data import Dataset, describe, inherit, open_data, split
+from mlcompress.errors import DataError, RecipeError, UserError
+from mlcompress.job import Job
+from mlcompress.recipe.sections import DataEntry, Shared
+
+LABELLED_METRICS = ("top1", "top5", "f1")
+
+
+def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
+    """Data sets, teachers and student of `job`, with every problem reported at once.
+
+    Raises:
+        UserError: one line for each problem of data, teachers or student, and for a gate that lacks its data.
+    """
+    problems: list[str] = []
+
+    def attempt(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except UserError as problem:
+            problems.extend(problem.lines)
+            return None
+
+    wanted = _entries(recipe)
+    opened = {name: attempt(lambda name=name: _open(name, wanted, recipe, model, job)) for name in wanted}
+    teachers = [attempt(lambda path=path: graph.load(path)) for path in job.teachers]
+    student = attempt(lambda: graph.load(job.student)) if job.student else None
+    if "evaluate" not in wanted and gate.needs_metric(recipe.gate):
+        problems.append("gate: a limit on the metric needs samples to measure it on; add `data.evaluate`")
+    if problems:
+        raise DataError(*problems)
+    train, validation = opened.get("train"), opened.get("validation")
+    if train is not None and validation is None and recipe.train.validation > 0:
+        train, validation = split(train, recipe.train.validation, recipe.seed)
+    return Context(
+        seed=recipe.seed,
+        train=train,
+        validation=validation,
+        calibration=opened.get("calibration"),
+        evaluation=opened.get("evaluate"),
+        teachers=teachers,
+        student=student,
+    )
+
+
+def baseline(recipe: Shared, folder: Path) -> Path | None:
+    """The gate's baseline, cleaned as the input is, written into `folder`; None if the recipe names none."""
+    if recipe.gate.baseline is None:
+        return None
+    cleaned = folder / "baseline.onnx"
+    graph.save(graph.load(Path(recipe.gate.baseline)), cleaned)
+    return cleaned
+
+
+def used_data(given: Context) -> dict[str, Any]:
+    """Which samples were used, for the card."""
+    names = {"train": given.train, "validation": given.validation, "calibration": given.calibration}
+    return {name: describe(data) for name, data in {**names, "evaluate": given.evaluation}.items() if data is not None}
+
+
+def _entries(recipe: Shared) -> dict[str, bool]:
+    """Data entries to open, and whether they must have labels."""
+    needed = dict(recipe.needs())
+    for name in needed:
+        if name != "calibration" and getattr(recipe.data, name) is None:
+            raise RecipeError(f"data.{name}: this recipe needs samples; add `data: {{{name}: {{path: FILE.npz}}}}`")
+    if "train" in needed and recipe.data.validation is not None:
+        needed["validation"] = recipe.evaluate.metric in LABELLED_METRICS
+    if recipe.data.evaluate is not None:
+        needed["evaluate"] = recipe.evaluate.metric in LABELLED_METRICS
+    return needed
+
+
+def _open(name: str, wanted: dict[str, bool], recipe: Shared, model: ir.Model, job: Job) -> Dataset | None:
+    entry: DataEntry | None = getattr(recipe.data, name)
+    if entry is None:
+        return None
+    if name != "train" and recipe.data.train is not None:
+        entry = inherit(entry, recipe.data.train)
+    return open_data(
+        entry,
+        graph.signature(model),
+        where=f"data.{name}",
+        labels=wanted[name],
+        seed=recipe.seed,
+        no_code=job.no_code,
+        output=recipe.evaluate.output,
+        shapes=recipe.measure.shapes,
+    )

@@ -1,0 +1,65 @@
+"""The `prune` section of a recipe."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from mlcompress.prune.criteria import criteria
+from mlcompress.recipe.sections import Count, Fraction, Section, Shared, named
+
+
+class PruneSchedule(Section):
+    """oneshot: everything at once. iterative: in equal steps, each followed by fine-tuning if there is any."""
+
+    name: Literal["oneshot", "iterative"] = "oneshot"
+    steps: Count = Field(5, description="iterative only")
+
+
+class Finetune(Section):
+    """Train what is left, with `train` settings, to answer as the original did."""
+
+    teacher: Literal["original", "none"] = Field("original", description="none: labels only")
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    soft: Fraction = Field(0.9, description="weight of the teacher's answers; labels have the rest, where there are any")
+
+
+class PruneSection(Section):
+    """What to remove, how to choose it, and how to recover."""
+
+    granularity: Literal["channel", "element"] = Field(
+        "channel",
+        description="channel: every removable axis (channels, hidden and RNN units), smaller and faster. "
+        "element: single weights become zero, which changes neither speed nor plain file size",
+    )
+    criterion: criteria.annotation() = criteria.schema("l2")()  # type: ignore[valid-type]
+    ratio: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="share of units to remove")
+    threshold: Annotated[float, Field(ge=0)] | None = Field(None, description="remove units that score below this")
+    scope: Literal["global", "local"] = Field("global", description="rank all units together, or each family alone")
+    round_to: Count | None = Field(
+        None,
+        description="keep a multiple of this many channels; default 16 for convolutions "
+        "(narrow ones: the largest power of two up to a quarter), 1 elsewhere",
+    )
+    schedule: Annotated[PruneSchedule, BeforeValidator(named)] = PruneSchedule()
+    finetune: Finetune | None = Field(None, description="omit for none")
+    inexact: Literal["refuse", "allow"] = Field(
+        "refuse", description="allow: also channels behind a normalisation whose statistics change with them"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_amount(cls, value: Any) -> Any:
+        if isinstance(value, dict) and ("ratio" in value) == ("threshold" in value):
+            raise ValueError("say how much to remove: `ratio: 0.5` or `threshold: 0.01`, one of them")
+        return value
+
+
+class PruneRecipe(Shared):
+    """A recipe of `mlcompress prune`."""
+
+    prune: PruneSection
+
+    def needs(self) -> dict[str, bool]:
+        """Fine-tuning needs training data; labels only where there is no teacher."""
+        finetune = self.prune.finetune
+        return {} if finetune is None else {"train": finetune.teacher == "none"}

@@ -1,0 +1,166 @@
+"""Prune: remove what matters least, and recover with the original as teacher."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from mlcompress import graph
+from mlcompress.context import Change, Context
+from mlcompress.errors import RecipeError, UnsupportedError
+from mlcompress.prune import elements
+from mlcompress.prune.channels import Channels
+from mlcompress.prune.recipe import PruneRecipe, PruneSection
+
+
+def run(model: ir.Model, recipe: PruneRecipe, context: Context) -> tuple[ir.Model, Change]:
+    """Prune `model` in place by `recipe.prune`.
+
+    Raises:
+        RecipeError: a `skip` pattern matches nothing.
+        UnsupportedError: nothing can be pruned, or fine-tuning is asked for and the graph cannot be trained.
+    """
+    skip = _skip(model, recipe.skip)
+    original = graph.copy(model)
+    if recipe.prune.finetune is not None:
+        _check_trainable(model)
+    prune = _prune_channels if recipe.prune.granularity == "channel" else _prune_elements
+    change = prune(model, original, recipe, skip, context)
+    return model, change
+
+
+def _prune_channels(
+    model: ir.Model, original: ir.Model, recipe: PruneRecipe, skip: Collection[str], context: Context
+) -> Change:
+    channels = Channels(model, recipe.prune, skip, np.random.default_rng(recipe.seed))
+    if not channels.families:
+        raise UnsupportedError("prune: no channel of this model can be removed; `mlcompress inspect` shows why")
+    before = graph.parameters(model)
+    histories = []
+    for step, ratio in enumerate(_ratios(recipe.prune), start=1):
+        channels.prune(ratio)
+        histories.append(_recover(model, original, recipe, context, step))
+    if recipe.prune.finetune is None:
+        _settle(model, context)
+    widths = channels.widths()
+    gone, all_units = sum(old - new for old, new in widths.values()), sum(old for old, _ in widths.values())
+    summary = f"{gone} of {all_units} channels removed, {before:,} -> {graph.parameters(model):,} parameters"
+    warnings = [] if gone else ["nothing was removed: rounding or the guards left every family as it was"]
+    details = {"families": widths, "finetune": [history for history in histories if history]}
+    return Change(summary, details, channels.skipped, warnings)
+
+
+def _prune_elements(
+    model: ir.Model, original: ir.Model, recipe: PruneRecipe, skip: Collection[str], context: Context
+) -> Change:
+    names = elements.prunable(model, skip)
+    if not names:
+        raise UnsupportedError("prune: no weight matrix of this model can be pruned; `mlcompress inspect` shows its layers")
+    rng = np.random.default_rng(recipe.seed)
+    histories = []
+    masks: elements.Masks = {}
+    for step, ratio in enumerate(_ratios(recipe.prune), start=1):
+        masks = elements.choose(model, names, recipe.prune, ratio, rng)
+        elements.apply(model, masks)
+        histories.append(_recover(model, original, recipe, context, step, masks))
+    zeros = {name: int(mask.size - mask.sum()) for name, mask in masks.items()}
+    gone, weights = sum(zeros.values()), sum(mask.size for mask in masks.values())
+    warnings = [
+        "zeros take the same bytes as other weights and the same time on the CPU provider: this file is smaller only when compressed"
+    ]
+    details = {"zeros": zeros, "finetune": [history for history in histories if history]}
+    return Change(f"{gone:,} of {weights:,} weights set to zero ({gone / weights:.0%})", details, [], warnings)
+
+
+def _ratios(section: PruneSection) -> list[float | None]:
+    """The ratio to have reached after each step; a threshold is one step."""
+    if section.ratio is None:
+        return [None]
+    steps = section.schedule.steps if section.schedule.name == "iterative" else 1
+    return [section.ratio * step / steps for step in range(1, steps + 1)]
+
+
+def _recover(
+    model: ir.Model,
+    original: ir.Model,
+    recipe: PruneRecipe,
+    context: Context,
+    step: int,
+    masks: elements.Masks | None = None,
+) -> dict[str, Any] | None:
+    """Fine-tune `model` for its share of the epochs, as similar to `original` as it can become."""
+    finetune = recipe.prune.finetune
+    if finetune is None:
+        return None
+    from mlcompress.train.executor import Executor
+    from mlcompress.train.losses import entry
+    from mlcompress.train.recover import recover
+
+    executor = Executor(model, purpose="prune")
+    has_labels = context.train is not None and context.train.has_labels
+    losses = []
+    if finetune.teacher == "original" and finetune.soft > 0:
+        losses.append(entry("soft", temperature=finetune.temperature, weight=finetune.soft if has_labels else 1.0))
+    if has_labels and (finetune.teacher == "none" or finetune.soft < 1):
+        losses.append(entry("hard", weight=1.0 if finetune.teacher == "none" else 1 - finetune.soft))
+    history = recover(
+        model,
+        original,
+        recipe.train,
+        context,
+        epochs=_epochs(recipe, step),
+        label=f"fine-tune {step}",
+        evaluate=recipe.evaluate,
+        losses=losses,
+        after_step=_masking(executor, masks) if masks else None,
+        executor=executor,
+    )
+    return history.as_card()
+
+
+def _epochs(recipe: PruneRecipe, step: int) -> int:
+    """`train.epochs` is for the whole stage: each step has an equal share, the last ones what does not divide."""
+    steps = len(_ratios(recipe.prune))
+    return recipe.train.epochs * step // steps - recipe.train.epochs * (step - 1) // steps
+
+
+def _masking(executor: Any, masks: elements.Masks) -> Callable[[], None]:
+    import torch
+
+    kept = {name: torch.from_numpy(mask) for name, mask in masks.items() if name in executor.trainable}
+
+    def apply() -> None:
+        with torch.no_grad():
+            for name, mask in kept.items():
+                weight = executor.trainable[name]
+                weight.mul_(mask.to(weight.device))
+
+    return apply
+
+
+def _settle(model: ir.Model, context: Context) -> None:
+    """Without fine-tuning, batch-norm statistics at least follow the channels that are left, where there is data."""
+    data = context.train or context.calibration
+    if data is None:
+        return
+    from mlcompress.train.batchnorm import reestimate_bn
+    from mlcompress.train.executor import unsupported
+
+    if not unsupported(model):
+        reestimate_bn(model, data)
+
+
+def _check_trainable(model: ir.Model) -> None:
+    from mlcompress.train.executor import unsupported
+
+    lines = unsupported(model)
+    if lines:
+        raise UnsupportedError(*(f"prune.finetune: {line}; leave `finetune` out to prune without it" for line in lines))
+
+
+def _skip(model: ir.Model, patterns: list[str]) -> set[str]:
+    matches = graph.nodes_matching(model, patterns)
+    if matches.unmatched:
+        raise RecipeError(*(graph.no_match(model, pattern, "skip") for pattern in matches.unmatched))
+    return {str(node.name) for node in matches.nodes}

@@ -1,0 +1,69 @@
+"""Runs the float model over the calibration samples and keeps running statistics of chosen tensors.
+
+One pass through onnxruntime; memory is one batch of activations plus one histogram per tensor, whatever the number
+of samples (onnxruntime's own histogram calibrators keep every activation: 4 GB at 128 images of 224 x 224).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from mlcompress import console, graph
+from mlcompress.errors import DataError
+from mlcompress.quantize.observers import Range, Seen
+
+if TYPE_CHECKING:
+    from mlcompress.data.dataset import Dataset
+
+BATCH_BYTES = 32 * 2**20
+"""Activations of the observed tensors that one run may return."""
+
+
+def observe(model: ir.Model, names: Iterable[str], data: "Dataset") -> dict[str, Seen]:
+    """Statistics of the named tensors (graph inputs or node outputs, float32) over all samples of `data`.
+
+    Raises DataError when a tensor holds NaN or infinity.
+    """
+    wanted = list(dict.fromkeys(names))
+    seen = {name: Seen() for name in wanted}
+    inputs = {value.name for value in model.graph.inputs}
+    session = tapped_session(model, [name for name in wanted if name not in inputs])
+    outputs = [output.name for output in session.get_outputs()]
+    with console.progress("calibrate", len(data)) as advance:
+        for batch in data.batches(_batch_size(session, model, data)):
+            arrays = dict(zip(outputs, session.run(outputs, batch.inputs), strict=True)) | batch.inputs
+            for name in wanted:
+                if not np.isfinite(arrays[name]).all():
+                    raise DataError(f"data.calibration: tensor {name!r} holds NaN or infinity; check the transforms")
+                seen[name].update(arrays[name])
+            advance(len(batch.ids))
+    return seen
+
+
+def ranges(seen: dict[str, Seen], observer: Callable[[Seen], Range]) -> dict[str, Range]:
+    """The range that an observer gives to each tensor."""
+    return {name: observer(statistics) for name, statistics in seen.items()}
+
+
+def tapped_session(model: ir.Model, names: Iterable[str]) -> ort.InferenceSession:
+    """A one-threaded session whose only outputs are the named tensors; the model is not changed."""
+    tapped = graph.copy(model)
+    values = {value.name: value for node in tapped.graph for value in node.outputs}
+    tapped.graph.outputs.clear()
+    tapped.graph.outputs.extend(values[name] for name in names)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(graph.to_bytes(tapped), options, providers=["CPUExecutionProvider"])
+
+
+def _batch_size(session: ort.InferenceSession, model: ir.Model, data: "Dataset") -> int:
+    """As many samples as keep the returned activations within BATCH_BYTES; the file's own size where it is fixed."""
+    first = model.graph.inputs[0].shape
+    if first is not None and len(first) > 0 and isinstance(first[0], int) and first[0] > 0:
+        return int(first[0])
+    one = session.run(None, data.take(np.arange(1)).inputs)
+    return max(1, min(64, BATCH_BYTES // max(1, sum(array.nbytes for array in one))))

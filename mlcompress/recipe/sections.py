@@ -1,0 +1,207 @@
+"""Recipe sections that mean the same in every stage: version, data, train, evaluate, measure, gate, skip."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; values are never changed after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def named(value: Any) -> Any:
+    """`name` is short for `{name: name}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+# ---------------------------------------------------------------- data
+
+
+class Normalize(Section):
+    """(x - mean) / std, per channel or one number for all."""
+
+    mean: list[float]
+    std: list[Positive]
+
+
+class Transform(Section):
+    """One step from stored values to model inputs; exactly one key is set."""
+
+    scale: float | None = Field(None, description="multiply by this number")
+    normalize: Normalize | None = Field(None, description="subtract mean, divide by std, per channel")
+    layout: Literal["NCHW", "NHWC"] | None = Field(None, description="axis order that the model wants")
+    cast: Literal["float32", "float16", "float64", "int32", "int64"] | None = Field(None, description="dtype")
+    resize: Count | None = Field(None, description="shorter side of an image, in pixels")
+    crop: Count | None = Field(None, description="side of the central square, in pixels")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "Transform":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("one transform per list entry, such as `- {scale: 0.00392157}`")
+        return self
+
+
+class DataEntry(Section):
+    """One set of samples. Exactly one source: path, images, table, python or synthetic."""
+
+    path: str | None = Field(None, description=".npz file, or a folder of .npy files (memory-mapped)")
+    images: str | None = Field(None, description="folder with one sub-folder of images per class")
+    table: str | None = Field(None, description=".csv or .parquet file")
+    python: str | None = Field(None, description="pkg.module:function that returns {name: array}")
+    synthetic: bool | None = Field(None, description="random inputs; marks card and report")
+    kwargs: dict[str, Any] = Field({}, description="arguments of the python function")
+    inputs: dict[str, str | list[str]] | None = Field(None, description="model input: array name (table: column names)")
+    label: str | None = Field(None, description="array or column of labels")
+    size: Count | None = Field(None, description="images: side in pixels after resize and central crop")
+    transforms: list[Transform] | None = Field(None, description="steps applied to the inputs, in order")
+    limit: Count | None = Field(None, description="use the first samples only")
+    samples: Count | None = Field(None, description="draw this many, seeded")
+
+
+class DataSection(Section):
+    """Keys that the other entries leave out come from `train`, unless they name their own `inputs`."""
+
+    train: DataEntry | None = None
+    validation: DataEntry | None = Field(None, description="chooses the best epoch; a share of `train` by default")
+    calibration: DataEntry | None = None
+    evaluate: DataEntry | None = None
+
+
+# ---------------------------------------------------------------- train
+
+
+class Optimizer(Section):
+    """torch.optim's SGD (with Nesterov momentum), Adam or AdamW."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Positive = Field(0.05, description="peak learning rate")
+    momentum: Fraction = Field(0.9, description="sgd only")
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="adam and adamw only")
+
+
+class Schedule(Section):
+    """Learning rate over the steps of the stage, after a linear warm-up."""
+
+    name: Literal["constant", "cosine", "step", "onecycle"] = "cosine"
+    warmup: Fraction = Field(0.05, description="share of all steps")
+    milestones: list[Fraction] = Field([0.5, 0.75], description="step: where the rate falls, as shares of all steps")
+    gamma: Positive = Field(0.1, description="step: factor at each milestone")
+
+
+class Augment(Section):
+    """One random change of the training inputs; exactly one key is set."""
+
+    flip: Literal["horizontal", "vertical"] | None = Field(None, description="mirror half of the images")
+    shift: Count | None = Field(None, description="pad by this many pixels and crop at random")
+    mixup: Positive | None = Field(None, description="alpha of the Beta distribution (Zhang et al. 2018)")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "Augment":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("one augmentation per list entry, such as `- {flip: horizontal}`")
+        return self
+
+
+class EarlyStop(Section):
+    """Stop when the validation metric has not improved for `patience` epochs."""
+
+    patience: Count = 3
+
+
+class Grow(Section):
+    """Growing data: begin with a share of the samples and reach all of them after `epochs`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    start: Fraction = Field(0.25, alias="from")
+    epochs: Count = 3
+
+
+class TrainSection(Section):
+    """Training, the same loop in every stage."""
+
+    epochs: Count = Field(5, description="of the stage together; iterative steps share them")
+    batch_size: Count = 128
+    optimizer: Annotated[Optimizer, BeforeValidator(named)] = Optimizer()
+    schedule: Annotated[Schedule, BeforeValidator(named)] = Schedule()
+    augment: list[Augment] = []
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: mixed precision on an accelerator that has it, fp32 on the CPU"
+    )
+    ema: Fraction | None = Field(None, description="decay of an average of the weights, which is what is kept")
+    early_stop: EarlyStop | None = None
+    clip: Positive | None = Field(None, description="largest gradient norm")
+    accumulate: Count = Field(1, description="batches per optimizer step")
+    grow: Grow | None = None
+    validation: Fraction = Field(0.1, description="share of `data.train` held out, where there is no `data.validation`")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0: torch's default")
+
+
+# ---------------------------------------------------------------- evaluate, measure, gate
+
+
+class Evaluate(Section):
+    """How good a model is, measured with onnxruntime on `data.evaluate`."""
+
+    metric: Literal["top1", "top5", "f1", "mse", "cosine", "agreement", "snr"] = "top1"
+    output: str | None = Field(None, description="model output to judge; the first by default")
+    batch_size: Count = 256
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_as_mapping(cls, value: Any) -> Any:
+        """`metric: {name: top1, output: logits}` means the same as `metric: top1, output: logits`."""
+        if isinstance(value, dict) and isinstance(value.get("metric"), dict):
+            options = dict(value["metric"])
+            return {**{k: v for k, v in value.items() if k != "metric"}, "metric": options.pop("name", None), **options}
+        return value
+
+
+class Measure(Section):
+    """Latency through onnxruntime execution providers."""
+
+    providers: list[str] = Field(["cpu"], min_length=1, description="the first is the one that gates look at")
+    optional: list[str] = Field([], description="providers that may be missing: then they are skipped, and it is said")
+    batch_size: Count = 1
+    threads: Count = 1
+    repeats: Count = 7
+    shapes: dict[str, list[int]] = Field({}, description="values for dynamic axes: {input: [1, 128]}")
+    strict: bool = Field(False, description="fail if any node falls back to another provider")
+
+
+class Gate(Section):
+    """Limits; one that is missed gives exit status 1 and leaves OUTPUT untouched."""
+
+    max_drop: float | None = Field(None, description="metric before minus after")
+    max_relative_drop: float | None = Field(None, description="the same as a share of the metric before")
+    min_metric: float | None = None
+    max_metric: float | None = Field(None, description="for errors such as mse")
+    min_speedup: Positive | None = Field(None, description="latency before / after")
+    max_latency_ms: Positive | None = Field(None, description="median, in milliseconds")
+    max_size_ratio: Positive | None = Field(None, description="bytes after / before")
+    max_bytes: Count | None = None
+    baseline: str | None = Field(None, description="a model file that takes the place of the input as `before`")
+
+
+class Shared(Section):
+    """The sections that every stage's recipe has."""
+
+    version: Literal[1] = 1
+    data: DataSection = DataSection()
+    train: TrainSection = TrainSection()
+    evaluate: Evaluate = Evaluate()
+    measure: Measure = Measure()
+    gate: Gate = Gate()
+    skip: list[str] = Field([], description='globs on node or tensor names, or an op type: ["fc", "op:Gemm"]')
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def needs(self) -> dict[str, bool]:
+        """Data entries that the stage cannot do without, and whether they must have labels."""
+        return {}

@@ -1,0 +1,39 @@
+"""The stages by name. Every stage folder has `recipe.py` (its schema) and `run.py` (its work)."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlcompress.context import Change, Context
+from mlcompress.recipe.sections import Shared
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+NAMES = ("distill", "prune", "quantize")
+"""In the order of a chain."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One transform: how its recipe is validated, and what does the work."""
+
+    name: str
+    schema: type[Shared]
+
+    @property
+    def must_not_be_slower(self) -> bool:
+        """Integers that lose time are of no use to anyone; channels that go may buy size alone."""
+        return self.name == "quantize"
+
+    def run(self, model: "ir.Model", recipe: Any, context: Context) -> "tuple[ir.Model, Change]":
+        """Transform `model`, which may be changed in place."""
+        work: Callable[..., tuple[ir.Model, Change]] = importlib.import_module(f"mlcompress.{self.name}.run").run
+        return work(model, recipe, context)
+
+
+def find(name: str) -> Stage:
+    """The stage called `name`; its working code is not imported yet."""
+    module = importlib.import_module(f"mlcompress.{name}.recipe")
+    return Stage(name, getattr(module, f"{name.capitalize()}Recipe"))

@@ -1,0 +1,128 @@
+"""The differentiable view of a model: a torch module that runs the ONNX graph and trains its weights."""
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from mlcompress.errors import ModelError, UnsupportedError
+from mlcompress.train.fuse import fuse
+from mlcompress.train.plan import Plan, compile_plan, execute, problems
+from mlcompress.train.values import fold, read, to_ir
+
+
+def unsupported(model: ir.Model) -> list[str]:
+    """What keeps `model` from being trained, one line per op and reason; [] when nothing does."""
+    return problems(read(model).nodes)
+
+
+class Executor(nn.Module):
+    """Runs `model` with torch, with gradients.
+
+    Weights are parameters, BatchNormalization statistics persistent buffers, both named as their initializer.
+    `train()` and `eval()` decide how BatchNormalization and Dropout behave, whatever mode the file was made in.
+    The model is read once; only `write_back` changes it.
+    """
+
+    def __init__(self, model: ir.Model, *, purpose: str = "train") -> None:
+        """`purpose` completes "cannot ..." in messages.
+
+        Raises UnsupportedError that names every op, attribute, input or output without a trainable form.
+        """
+        super().__init__()
+        self.model = model
+        graph = read(model)
+        lines = problems(graph.nodes)
+        if lines:
+            tail = "stages that need no gradients still work"
+            raise UnsupportedError(*(f"model: cannot {purpose}: {line}; {tail}" for line in lines))
+        self._nodes = fold(graph.nodes, graph.constants)
+        self._graph = graph
+        self._places: dict[str, tuple[dict[str, Any], str]] = {}
+        for name, tensor in graph.trainable.items():
+            self._register(name, nn.Parameter(tensor))
+        for name, tensor in graph.statistics.items():
+            self._register(name, tensor)
+        self._plans: dict[frozenset[str], Plan] = {}
+        self._plan(frozenset())
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The weights by initializer name."""
+        return {name: self._tensor(name) for name in self._graph.trainable}
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """Running means and variances of BatchNormalization by initializer name."""
+        return {name: self._tensor(name) for name in self._graph.statistics}
+
+    def forward(self, inputs: dict[str, Tensor], taps: Collection[str] = ()) -> dict[str, Tensor]:
+        """Outputs of the graph by name, and the values named in `taps`.
+
+        `inputs` holds a tensor per graph input, of the declared type and shape. Raises ModelError for a tap
+        that the graph does not have, and for inputs that a node cannot take.
+        """
+        plan = self._plan(frozenset(taps))
+        values: dict[str, Any] = dict(plan.literals)
+        for name in plan.tensors:
+            values[name] = self._tensor(name)
+        for name in self._graph.inputs:
+            values[name] = inputs[name]
+        device = inputs[self._graph.inputs[0]].device if self._graph.inputs else torch.device("cpu")
+        return execute(plan, values, self.training, device)
+
+    def write_back(self) -> None:
+        """Put weights and statistics into the model, under the same names and in the same types."""
+        for name in (*self._graph.trainable, *self._graph.statistics):
+            value, tensor = self._graph.sources[name], to_ir(self._tensor(name), name)
+            maker = value.producer()
+            if maker is None:
+                value.const_value = tensor
+            else:  # a Constant node
+                maker.attributes["value"] = ir.AttrTensor("value", tensor)
+
+    def _plan(self, taps: frozenset[str]) -> Plan:
+        """The steps for these taps, one plan per set of taps since peepholes leave tapped values alone."""
+        if taps not in self._plans:
+            graph = self._graph
+            tensors = {**graph.constants, **graph.trainable, **graph.statistics}
+            known = {*tensors, *graph.inputs, *(name for node in self._nodes for name in node.outputs)}
+            if not taps <= known:
+                raise ModelError(*(_no_such(name, known) for name in sorted(taps - known)))
+            wanted = tuple(dict.fromkeys((*graph.outputs, *sorted(taps))))
+            nodes = fuse(self._nodes, wanted, {name: tensor.shape for name, tensor in tensors.items()})
+            plan = compile_plan(nodes, wanted, tensors)
+            device = next((tensor.device for tensor in self.parameters()), torch.device("cpu"))
+            for name in plan.tensors:
+                if name not in self._places:
+                    self._register(name, graph.constants[name].to(device), persistent=False)
+            self._plans[taps] = plan
+        return self._plans[taps]
+
+    def _register(self, name: str, tensor: Tensor, persistent: bool = True) -> None:
+        """Keep `tensor` where `named_parameters()` and `state_dict()` give it this name.
+
+        Dots make a tree of modules, as in torch. The dictionaries are written directly since initializers may
+        have names that torch's own methods refuse: two dots in a row, or the name of a module method.
+        """
+        *path, leaf = name.split(".")
+        holder: nn.Module = self
+        for part in path:
+            holder = holder._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+        place = holder._parameters if isinstance(tensor, nn.Parameter) else holder._buffers
+        place[leaf] = tensor  # type: ignore[assignment]
+        if not persistent:
+            holder._non_persistent_buffers_set.add(leaf)
+        self._places[name] = (place, leaf)
+
+    def _tensor(self, name: str) -> Any:
+        place, leaf = self._places[name]
+        return place[leaf]
+
+
+def _no_such(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    return f"model: no tensor named {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")

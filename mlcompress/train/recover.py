@@ -1,0 +1,187 @@
+"""Train one graph with another as its teacher: distillation, and recovery after a graph was compressed."""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from mlcompress import graph
+from mlcompress.context import Context
+from mlcompress.data.dataset import Dataset
+from mlcompress.errors import DataError
+from mlcompress.recipe.sections import Evaluate, TrainSection
+from mlcompress.train import metrics
+from mlcompress.train.executor import Executor
+from mlcompress.train.logits import find_output, has_logits
+from mlcompress.train.loop import fit
+from mlcompress.train.losses import LossEntry, entry
+from mlcompress.train.objective import Objective
+from mlcompress.train.selection import History
+from mlcompress.train.teacher import Teacher
+
+_REGRESSION = {"mse", "cosine", "snr"}
+
+
+def recover(
+    model: ir.Model,
+    teacher: ir.Model,
+    settings: TrainSection,
+    context: Context,
+    *,
+    epochs: int,
+    label: str,
+    evaluate: Evaluate | None = None,
+    losses: Sequence[LossEntry] | None = None,
+    after_step: Callable[[], None] | None = None,
+    frozen: Collection[str] = (),
+    executor: Executor | None = None,
+) -> History:
+    """Fine-tune `model` in place towards `teacher`, which is usually its own original; never worse than it
+    was on validation.
+
+    Args:
+        epochs: passes over `context.train`.
+        label: names progress bar and state file; distinct within the run (one per pruning step).
+        evaluate: the recipe's metric, on `context.validation`, chooses the best epoch; without validation
+            data the last is kept.
+        losses: default: 0.9 soft (T 4) + 0.1 hard; without labels soft only; mse for regression metrics.
+        after_step: re-applies masks to `executor.trainable`.
+        executor: of `model`, where the caller needs it for `after_step`; made here by default.
+
+    Raises:
+        DataError: no training data. UnsupportedError, UserError: as `fit`.
+    """
+    section = evaluate or Evaluate()
+    data = training_data(context)
+    chosen = losses if losses is not None else default_losses(teacher, data, section)
+    return learn(
+        model,
+        teacher,
+        settings,
+        context,
+        losses=chosen,
+        evaluate=section,
+        epochs=epochs,
+        label=label,
+        where="finetune",
+        keep_initial=True,
+        after_step=after_step,
+        frozen=frozen,
+        executor=executor,
+    )
+
+
+def learn(
+    student: ir.Model,
+    teacher: ir.Model,
+    settings: TrainSection,
+    context: Context,
+    *,
+    losses: Sequence[LossEntry],
+    evaluate: Evaluate,
+    epochs: int,
+    label: str,
+    where: str,
+    cache: bool | str = True,
+    keep_initial: bool = False,
+    after_step: Callable[[], None] | None = None,
+    frozen: Collection[str] = (),
+    executor: Executor | None = None,
+) -> History:
+    """Train `student` in place on `context.train` by `losses`, and check that `teacher` stayed as it was.
+
+    `cache`: keep teacher values by sample id (True: in `context.state_dir`, or a folder's path), which needs
+    inputs that never
+    change: with `settings.augment` the teacher runs on every batch whatever `cache` says. `where` begins
+        messages about losses.
+    """
+    data = training_data(context)
+    objective = Objective(losses, student, teacher, where=f"{where}.losses")
+    if objective.needs_labels and not data.has_labels:
+        raise DataError(
+            f"{where}.losses: `hard` needs labels, and data.train has none; name its `label` array or drop it"
+        )
+    judged = str(find_output(teacher, evaluate.output, "evaluate.output").name)
+    validation = context.validation if context.validation is not None and len(context.validation) else None
+    compare = validation is not None and metrics.needs_teacher(evaluate.metric, validation)
+    online = (
+        Teacher(teacher, objective.teacher_values, threads=settings.threads)
+        if objective.teacher_values
+        else None
+    )
+    reference = Teacher(teacher, [judged], threads=settings.threads) if compare else None
+    if online is not None and cache and not settings.augment:
+        online.cache(data, _cache_folder(cache, context))
+    if reference is not None and validation is not None:
+        reference.cache(validation, None)
+    trained = executor or Executor(student)
+    validate = None
+    if validation is not None:
+        chooses = validation
+        validate = lambda: metrics.score(trained, chooses, evaluate, judged, reference)  # noqa: E731
+    history = fit(
+        trained,
+        objective.taught_by(online),
+        data,
+        settings,
+        seed=context.seed,
+        validate=validate,
+        higher_is_better=metrics.higher_is_better(evaluate.metric),
+        epochs=epochs,
+        state_dir=context.state_dir,
+        label=label,
+        frozen=frozen,
+        after_step=after_step,
+        taps=objective.student_values,
+        keep_initial=keep_initial,
+        key=_key(teacher, losses, evaluate),
+    )
+    for used in (online, reference):
+        if used is not None:
+            used.check_unchanged()
+    trained.write_back()
+    return history
+
+
+def training_data(context: Context) -> Dataset:
+    """`context.train`, or a message that says what to add."""
+    if context.train is None or len(context.train) == 0:
+        raise DataError("data.train: training needs samples; add `data: {train: {path: FILE.npz}}`")
+    return context.train
+
+
+def default_losses(
+    teacher: ir.Model, data: Dataset, evaluate: Evaluate, *, soft: float = 0.9, temperature: float = 4.0
+) -> list[LossEntry]:
+    """`soft` of the teacher's classes and the rest of the labels; without labels the teacher alone.
+
+    Outputs that hold no class logits, and regression metrics, get mse to the teacher on every float output.
+    """
+    judged = find_output(teacher, evaluate.output, "evaluate.output")
+    if evaluate.metric in _REGRESSION or not has_logits(judged):
+        outputs = graph.signature(teacher).outputs
+        return [entry("mse", output=tensor.name) for tensor in outputs if tensor.dtype.kind == "f"]
+    if data.labels is None or data.labels.dtype.kind not in "iu":
+        return [entry("soft", temperature=temperature, output=evaluate.output)]
+    weighted = [("soft", soft, {"temperature": temperature}), ("hard", 1 - soft, {})]
+    return [
+        entry(name, weight=weight, output=evaluate.output, **options)
+        for name, weight, options in weighted
+        if weight > 0
+    ]
+
+
+def _cache_folder(cache: bool | str, context: Context) -> Path | None:
+    if isinstance(cache, str):
+        return Path(cache)
+    return None if context.state_dir is None else context.state_dir / "teacher"
+
+
+def _key(teacher: ir.Model, losses: Sequence[LossEntry], evaluate: Evaluate) -> str:
+    """Hash of what the course of training depends on beside data, settings, seed and first weights."""
+    parts = [hashlib.sha256(graph.to_bytes(teacher)).hexdigest(), evaluate.model_dump_json()]
+    return hashlib.sha256(
+        json.dumps([*parts, *(one.model_dump_json() for one in losses)]).encode()
+    ).hexdigest()

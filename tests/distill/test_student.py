@@ -1,0 +1,149 @@
+"""Deriving a student: widths, which units are kept, fresh weights, and students that do not fit."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from mlcompress import graph
+from mlcompress.context import Context
+from mlcompress.distill.recipe import StudentSection
+from mlcompress.distill.student import make_student, units_kept
+from mlcompress.errors import ModelError, UnsupportedError, UsageError
+from tests.train.nets import net, stripes, weights
+
+
+def student(
+    teacher: ir.Model, *, given: ir.Model | None = None, seed: int = 0, **section: object
+) -> ir.Model:
+    return make_student(teacher, StudentSection.model_validate(section), Context(seed, student=given)).model
+
+
+@pytest.mark.parametrize(
+    ("units", "width", "round_to", "conv", "kept"),
+    [
+        (128, 0.5, None, True, 64),
+        (32, 0.5, None, True, 16),  # multiples of 8
+        (100, 0.5, None, True, 48),  # of 16: 48 and 64 are 2 and 14 away from 50
+        (128, 0.05, None, True, 16),  # never below one multiple
+        (10, 0.5, None, True, 6),  # of 2: 5 rounds up
+        (3, 0.1, None, True, 1),
+        (100, 0.5, None, False, 50),
+        (100, 0.5, 32, False, 64),
+        (8, 0.9, 16, True, 8),  # never above what there is
+        (64, 1.0, None, True, 64),
+    ],
+)
+def test_widths(units: int, width: float, round_to: int | None, conv: bool, kept: int) -> None:
+    assert units_kept(units, width, round_to, conv=conv) == kept
+
+
+def test_the_strongest_units_are_inherited_and_the_teacher_stays() -> None:
+    teacher = net()
+    before = weights(teacher)
+    w1, w2 = before["w1"].copy(), before["w2"].copy()
+    strong = [1, 3, 4, 6]
+    w1[strong] *= 5
+    w2[:, strong] *= 5
+    teacher.graph.initializers["w1"].const_value = ir.tensor(w1, name="w1")
+    teacher.graph.initializers["w2"].const_value = ir.tensor(w2, name="w2")
+    # large running statistics are no importance
+    teacher.graph.initializers["v1"].const_value = ir.tensor(
+        np.where(np.isin(np.arange(8), strong), 1, 1e6).astype(np.float32), name="v1"
+    )
+    made = student(teacher, width=0.5)
+    np.testing.assert_array_equal(weights(made)["w1"], w1[strong])
+    np.testing.assert_array_equal(weights(made)["w2"], w2[:, strong])
+    np.testing.assert_array_equal(weights(teacher)["w1"], w1)
+    assert graph.signature(made) == graph.signature(teacher)
+
+
+def test_a_narrow_student_runs_in_onnxruntime() -> None:
+    made = student(net(), width=0.25)
+    session = ort.InferenceSession(graph.to_bytes(made), providers=["CPUExecutionProvider"])
+    for size in (1, 5):
+        (found,) = session.run(None, {"image": stripes(size).take(np.arange(size)).inputs["image"]})
+        assert found.shape == (size, 3)
+    assert weights(made)["w1"].shape == (2, 1, 3, 3)
+
+
+def test_fresh_weights_are_seeded_and_scaled() -> None:
+    one, again, other = (weights(student(net(), weights="fresh", width=1.0, seed=seed)) for seed in (0, 0, 1))
+    assert all(np.array_equal(one[name], again[name]) for name in one)
+    assert not np.array_equal(one["w1"], other["w1"])
+    assert not np.array_equal(one["w1"], weights(net())["w1"])
+    assert np.all(one["g1"] == 1)
+    assert np.all(one["v1"] == 1)
+    assert not one["b1"].any()
+    assert not one["m1"].any()
+    assert not one["b2"].any()
+    np.testing.assert_array_equal(one["axes"], [2, 3])
+    assert one["w1"].std() == pytest.approx(np.sqrt(2 / 9), rel=0.25)  # 72 draws: standard error 8 %
+    assert np.abs(one["w2"]).max() <= np.sqrt(6 / (8 + 3))
+
+
+_WIDE = """
+<ir_version: 10, opset_import: ["" : 18]>
+wide (int64[n] ids, float[n, 4, 16] x) => (float[n, 32] y, float[n, 6, 8] z)
+{
+    e = Gather (table, ids)
+    m = MatMul (e, w)
+    y = Add (m, b)
+    t = ConvTranspose <group = 2> (x, k)
+    z = PRelu (t, slope)
+}
+"""
+
+
+def test_fresh_weights_of_other_layers() -> None:
+    text = _WIDE.replace("float[n, 6, 8] z", "float[n, 6, 17] z")
+    proto = onnx.parser.parse_model(text)
+    shapes = {"table": (50, 64), "w": (64, 32), "b": (32,), "k": (4, 3, 2), "slope": (6, 1), "unused": (3,)}
+    arrays = {name: np.full(shape, 7, np.float32) for name, shape in shapes.items()}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
+    from mlcompress.distill.fresh import reinitialise
+
+    model = ir.from_proto(proto)
+    assert reinitialise(model, 0) == ["unused"]
+    made = weights(model)
+    assert made["table"].std() == pytest.approx(0.02, rel=0.05)  # 3200 draws
+    assert np.abs(made["w"]).max() <= np.sqrt(6 / 96)
+    assert made["w"].std() == pytest.approx(np.sqrt(6 / 96 / 3), rel=0.05)  # uniform: bound / sqrt 3
+    assert not made["b"].any()
+    assert made["k"].std() == pytest.approx(np.sqrt(2 / 4), rel=0.4)  # fan-in 4 / 2 groups * 2 taps; 24 draws
+    assert np.all(made["slope"] == 0.25)
+    assert np.all(made["unused"] == 7)
+
+
+def test_a_given_student_is_taken_as_it_is(tmp_path: Path) -> None:
+    given = net(seed=9)
+    assert student(net(), given=given) is given
+    onnx.save(ir.to_proto(given), tmp_path / "small.onnx")
+    loaded = student(net(), file=str(tmp_path / "small.onnx"))
+    np.testing.assert_array_equal(weights(loaded)["w1"], weights(given)["w1"])
+    with pytest.raises(UsageError, match="names a student too"):
+        student(net(), given=given, file=str(tmp_path / "small.onnx"))
+
+
+def test_all_differences_of_a_student_are_said() -> None:
+    with pytest.raises(ModelError) as caught:
+        student(net(), given=net(classes=4))
+    assert caught.value.lines == (
+        "student: output 'logits' is float32 ['batch', 4], the teacher's float32 ['batch', 3];"
+        " a student has the teacher's inputs and outputs",
+    )
+    with pytest.raises(ModelError) as caught:
+        student(net(), given=net(softmax=True))
+    assert [line.split(";")[0] for line in caught.value.lines] == [
+        "student: output 'probabilities' is not one of the teacher's",
+        "student: output 'logits' of the teacher is missing",
+    ]
+
+
+def test_a_model_without_channels_is_refused() -> None:
+    text = '<ir_version: 10, opset_import: ["" : 18]> f (float[n, 3] x) => (float[n, 3] y) { y = Relu (x) }'
+    with pytest.raises(UnsupportedError, match="no layer of this model can be narrowed"):
+        student(ir.from_proto(onnx.parser.parse_model(text)))

@@ -1,0 +1,58 @@
+"""A tiny net and a task it can learn in a second, shared by the tests of training."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from mlcompress.data.dataset import Dataset, from_arrays
+
+_TEXT = """
+<ir_version: 10, opset_import: ["" : 18]>
+net (float[batch, 1, 6, 6] image) => (float[batch, {classes}] {output})
+{{
+    [conv] c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (image, w1)
+    [norm] n = BatchNormalization (c, g1, b1, m1, v1)
+    [act] r = Relu (n)
+    [pool] p = ReduceMean <keepdims = 0> (r, axes)
+    [fc] logits = Gemm <transB = 1> (p, w2, b2)
+    {softmax}
+}}
+"""
+
+
+def net(seed: int = 0, *, softmax: bool = False, classes: int = 3) -> ir.Model:
+    """Conv - BatchNormalization - Relu - mean - Gemm: `logits` or `probabilities` [batch, classes]."""
+    last = "[sm] probabilities = Softmax <axis = -1> (logits)" if softmax else ""
+    output = "probabilities" if softmax else "logits"
+    proto = onnx.parser.parse_model(_TEXT.format(classes=classes, output=output, softmax=last))
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "w1": rng.normal(0, 0.5, (8, 1, 3, 3)),
+        "g1": np.ones(8),
+        "b1": np.zeros(8),
+        "m1": np.zeros(8),
+        "v1": np.ones(8),
+        "w2": rng.normal(0, 0.5, (classes, 8)),
+        "b2": np.zeros(classes),
+    }
+    tensors = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    tensors.append(onnx.numpy_helper.from_array(np.array([2, 3]), "axes"))
+    proto.graph.initializer.extend(tensors)
+    return ir.from_proto(proto)
+
+
+def stripes(count: int = 192, seed: int = 0, *, labels: bool = True) -> Dataset:
+    """Noisy 6x6 images: horizontal stripes, vertical stripes, or plain; classes 0, 1, 2."""
+    rng = np.random.default_rng(seed)
+    kinds = np.arange(count) % 3
+    images = rng.normal(0, 0.3, (count, 1, 6, 6)).astype(np.float32)
+    wave = np.tile([1.0, -1.0], 3).astype(np.float32)
+    images[kinds == 0] += wave[:, None]
+    images[kinds == 1] += wave[None, :]
+    return from_arrays({"image": images}, kinds.astype(np.int64) if labels else None, name="data.train")
+
+
+def weights(model: ir.Model) -> dict[str, NDArray[np.generic]]:
+    """Copies of all initializers, by name."""
+    return {name: value.const_value.numpy().copy() for name, value in model.graph.initializers.items()}

@@ -1,0 +1,160 @@
+"""Fine-tuning towards the original: the student nears it, the teacher stays, a killed run goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from mlcompress.context import Context
+from mlcompress.data.dataset import Dataset, from_arrays
+from mlcompress.errors import DataError, RecipeError
+from mlcompress.recipe.sections import Evaluate, TrainSection
+from mlcompress.train.executor import Executor
+from mlcompress.train.losses import entry
+from mlcompress.train.recover import default_losses, recover
+from mlcompress.train.selection import History
+from tests.train.nets import net, stripes, weights
+
+FAST = TrainSection.model_validate({"batch_size": 32, "threads": 1, "optimizer": {"name": "sgd", "lr": 0.1}})
+
+
+def taught() -> ir.Model:
+    """A net that knows the stripes."""
+    model = net(seed=4)
+    settings = FAST.model_copy(update={"optimizer": FAST.optimizer.model_copy(update={"lr": 0.3})})
+    recover(
+        model, net(), settings, Context(0, train=stripes()), epochs=8, label="teacher", losses=[entry("hard")]
+    )
+    return model
+
+
+def damaged(model: ir.Model) -> ir.Model:
+    """A net like `model` whose first convolution lost half of its numbers."""
+    spoilt = net()
+    for name, array in weights(model).items():
+        spoilt.graph.initializers[name].const_value = ir.tensor(array.copy(), name=name)
+    half = weights(model)["w1"]
+    half[:, :, 1] = 0
+    spoilt.graph.initializers["w1"].const_value = ir.tensor(half, name="w1")
+    return spoilt
+
+
+def recovered(student: ir.Model, teacher: ir.Model, context: Context, **options: object) -> History:
+    given = {"epochs": 4, "label": "recover", **options}
+    return recover(student, teacher, FAST, context, **given)  # type: ignore[arg-type]
+
+
+def distance(one: ir.Model, other: ir.Model, data: Dataset) -> float:
+    inputs = {"image": torch.from_numpy(data.take(np.arange(len(data))).inputs["image"])}
+    with torch.no_grad():
+        return float(
+            (Executor(one).eval()(inputs)["logits"] - Executor(other).eval()(inputs)["logits"])
+            .square()
+            .mean()
+        )
+
+
+def test_it_recovers_and_says_what_it_did() -> None:
+    teacher = taught()
+    student, before = damaged(teacher), weights(teacher)
+    validation = stripes(90, seed=1)
+    start = distance(student, teacher, validation)
+    history = recovered(student, teacher, Context(0, train=stripes(), validation=validation))
+    assert distance(student, teacher, validation) < 0.5 * start
+    assert history.epochs[0]["epoch"] == 0  # the damaged net competes
+    assert history.best_metric is not None
+    assert history.best_metric >= history.epochs[0]["metric"]
+    assert history.best_metric > 0.95
+    assert all(np.array_equal(before[name], array) for name, array in weights(teacher).items())
+
+
+@pytest.mark.parametrize("metric", ["agreement", "mse"])
+def test_labels_are_not_needed(metric: str) -> None:
+    teacher = taught()
+    student = damaged(teacher)
+    validation = stripes(90, seed=1, labels=False)
+    start = distance(student, teacher, validation)
+    context = Context(0, train=stripes(labels=False), validation=validation)
+    recovered(student, teacher, context, evaluate=Evaluate(metric=metric))
+    assert distance(student, teacher, validation) < 0.5 * start
+
+
+def test_default_losses_follow_labels_outputs_and_metric() -> None:
+    names = lambda found: [(one.name, one.weight) for one in found]  # noqa: E731
+    top1 = Evaluate()
+    assert names(default_losses(net(), stripes(6), top1)) == [("soft", 0.9), ("hard", pytest.approx(0.1))]
+    assert names(default_losses(net(), stripes(6), top1, soft=1.0)) == [("soft", 1.0)]
+    assert names(default_losses(net(), stripes(6, labels=False), top1)) == [("soft", 1.0)]
+    assert names(default_losses(net(), stripes(6), Evaluate(metric="snr"))) == [("mse", 1.0)]
+    assert names(default_losses(net(classes=1), stripes(6), Evaluate(metric="f1"))) == [("mse", 1.0)]
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(DataError, match=r"data\.train: training needs samples"):
+        recovered(net(), net(1), Context(0))
+    with pytest.raises(DataError, match="`hard` needs labels"):
+        recovered(net(), net(1), Context(0, train=stripes(6, labels=False)), losses=[entry("hard")])
+    with pytest.raises(DataError, match="nothing to learn from"):
+        recovered(net(), net(1), Context(0, train=stripes(6)), losses=[])
+    with pytest.raises(RecipeError, match=r"evaluate\.output: the model has no output 'x'"):
+        recovered(net(), net(1), Context(0, train=stripes(6)), evaluate=Evaluate(output="x"))
+
+
+def test_zero_epochs_leave_the_weights() -> None:
+    student = net()
+    recovered(student, net(1), Context(0, train=stripes(6)), epochs=0)
+    assert all(np.array_equal(array, weights(student)[name]) for name, array in weights(net()).items())
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mlcompress.context import Context
+from mlcompress.train import loop
+from mlcompress.train.recover import recover
+from tests.train.nets import net, stripes
+from tests.train.test_recover import FAST
+
+save, calls = loop.save_state, []
+def save_then_die(*given):
+    save(*given)
+    calls.append(1)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+loop.save_state = save_then_die
+recover(net(), net(1), FAST, Context(0, train=stripes(), state_dir=Path(sys.argv[1])), epochs=4, label="r")
+"""
+
+
+def test_kill_minus_nine_and_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    ended = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(tmp_path)], cwd=root, env=environment, check=False
+    )
+    assert ended.returncode == -signal.SIGKILL
+    resumed, whole = net(), net()
+    history = recover(
+        resumed, net(1), FAST, Context(0, train=stripes(), state_dir=tmp_path), epochs=4, label="r"
+    )
+    assert history.resumed_after == 2
+    recover(
+        whole, net(1), FAST, Context(0, train=stripes(), state_dir=tmp_path / "other"), epochs=4, label="r"
+    )
+    assert all(np.array_equal(array, weights(resumed)[name]) for name, array in weights(whole).items())
+
+
+def test_regression_learns_from_its_teacher() -> None:
+    teacher, student = net(seed=7, classes=1), net(seed=8, classes=1)
+    data = from_arrays({"image": stripes(96).take(np.arange(96)).inputs["image"]}, name="data.train")
+    start = distance(student, teacher, data)
+    context = Context(0, train=data, validation=data)
+    history = recovered(student, teacher, context, epochs=8, evaluate=Evaluate(metric="mse"))
+    assert distance(student, teacher, data) < 0.3 * start
+    assert history.best_metric == pytest.approx(distance(student, teacher, data), rel=0.02)  # float16 cache
