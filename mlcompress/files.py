@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlcompress.errors import UsageError
@@ -34,13 +35,17 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def check_writable(path: Path) -> None:
-    """Refuse an output that could not be written at the end.
+def check_output(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that could not, or should not, be written at the end.
 
     Raises:
-        UsageError: the folder is missing or not writable, or `path` is a folder.
+        UsageError: not an .onnx name, one of `inputs`, a folder, or in a folder that is missing or not writable.
     """
     folder = path.parent
+    if path.suffix != ".onnx":
+        raise UsageError(f"{path}: only ONNX is written; name it {path.stem}.onnx")
+    if any(path.absolute() == other.absolute() for other in inputs):
+        raise UsageError(f"{path}: is read by this command and would be overwritten; choose another output")
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file")
     if not folder.is_dir():

@@ -20,3 +20,8 @@ class Job:
     """distill: the graph to train; None derives one from the teacher."""
     no_code: bool = False
     """Refuse Python that a recipe names."""
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Model files that are read."""
+        return (self.model, *self.teachers, *([self.student] if self.student else []))

@@ -37,7 +37,7 @@ def run(job: Job) -> Outcome:
     """
     stage = stages.find(job.stage)
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
-    files.check_writable(job.output)
+    files.check_output(job.output, job.inputs)
     model = graph.load(job.model)
     parent = files.sha256(job.model)
     signature = graph.signature(model)

@@ -10,7 +10,7 @@ from mlcompress.data.columns import Column, ModelInput, Source, axes, is_float, 
 from mlcompress.data.dataset import Constant, Input
 from mlcompress.data.synthetic import batch_names
 from mlcompress.data.table import stack
-from mlcompress.data.transforms import Form, Misfit, plan
+from mlcompress.data.transforms import Form, Misfit, plan, unused
 from mlcompress.errors import DataError
 from mlcompress.recipe.sections import DataEntry, Transform
 
@@ -103,6 +103,46 @@ def _is_constant(tensor: ModelInput, column: Column, has_free_batch: bool, rows:
     return is_whole and (has_free_batch or column.shape[0] != rows)
 
 
+@dataclass(frozen=True)
+class Bound:
+    """Matches turned into what a data set reads, with the problems met on the way."""
+
+    inputs: dict[str, Input]
+    constants: dict[str, Constant]
+    per_sample: list[Match]
+    counts: dict[str, int]
+    """array -> number of samples"""
+    problems: list[str]
+
+
+def bind(
+    matches: list[Match], steps: list[Transform], order: str | None, batch: set[str | None], where: str
+) -> Bound:
+    """Inputs and constants of a data set. `order`: NCHW or NHWC where the stored axis order is known."""
+    per_sample = [found for found in matches if not found.is_constant]
+    counts = {found.array: found.column.shape[0] for found in per_sample if found.column.shape}
+    bound = Bound({}, {}, per_sample, counts, _idle_steps(steps, per_sample, where))
+    for found in matches:
+        try:
+            if found.is_constant:
+                bound.constants[found.tensor.name] = _constant(found, batch, where)
+            else:
+                bound.inputs[found.tensor.name] = _input(found, steps, order, where)
+        except DataError as error:
+            bound.problems.extend(error.lines)
+    if matches and not per_sample:
+        bound.problems.append(f"{where}: all model inputs have one value for all samples; there is no data")
+    return bound
+
+
+def _idle_steps(steps: list[Transform], matches: list[Match], where: str) -> list[str]:
+    if not matches:
+        return []  # reported as missing inputs
+    idle = unused(steps, [found.tensor for found in matches])
+    names = [next(iter(steps[place].model_fields_set)) for place in idle]
+    return [f"{where}.transforms: {name} changes no input of this model; remove it" for name in names]
+
+
 def fits(shape: tuple[int, ...], wanted: Shape) -> bool:
     """Same rank, and equal wherever the model's size is static."""
     return len(shape) == len(wanted) and all(
@@ -110,7 +150,7 @@ def fits(shape: tuple[int, ...], wanted: Shape) -> bool:
     )
 
 
-def as_constant(found: Match, batch: set[str | None], where: str) -> Constant:
+def _constant(found: Match, batch: set[str | None], where: str) -> Constant:
     """The constant behind a match. Raises DataError when dtype, shape or values do not fit."""
     tensor, column = found.tensor, found.column
     here = f"{where}.inputs.{tensor.name}"
@@ -126,7 +166,7 @@ def as_constant(found: Match, batch: set[str | None], where: str) -> Constant:
     return Constant(value, tuple(axis for axis in free if value.shape[axis] == 1))
 
 
-def as_input(found: Match, steps: list[Transform], order: str | None, where: str) -> Input:
+def _input(found: Match, steps: list[Transform], order: str | None, where: str) -> Input:
     """The input behind a match, with its transforms planned.
 
     Raises DataError, with all problems, when the transformed samples are not what the model takes.

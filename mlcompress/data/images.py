@@ -128,7 +128,7 @@ class ImageColumn:
         yield json.dumps(decoding).encode()
         for row in rows:
             stored = self.files[row].read_bytes()
-            yield len(stored).to_bytes(8, "little")  # so that bytes cannot move from one file to the next unseen
+            yield len(stored).to_bytes(8, "little")  # where one file ends
             yield stored
 
     def faults(self, rows: Array) -> list[str]:

@@ -28,7 +28,8 @@ def find_labels(
     """The labels, what to say about them, and the problems, as lines.
 
     They are the array or column that `label` names, else `label`, `y` or `labels` unless that is a model
-    input. Labels that are not needed and cannot be used are left out, and that is said. `counts` are the
+    input. Labels that nobody asked for and that cannot be used are left out,
+    and that is said. `counts` are the
     inputs' arrays with their numbers of samples.
     """
     here = f"{where}.label"
@@ -42,7 +43,8 @@ def find_labels(
     try:
         labels = _read(source, name, set(counts.values()), here)
     except DataError as error:
-        return (None, [], list(error.lines)) if needed else (None, [f"{error.lines[0]} (left out)"], [])
+        asked_for = needed or entry.label is not None
+        return (None, [], list(error.lines)) if asked_for else (None, [f"{error.lines[0]} (left out)"], [])
     is_guess = entry.label is None and source.kind != "images"
     return labels, [f"{here}: labels come from {name!r}"] if is_guess else [], []
 

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlcompress.data.arrays import open_path
-from mlcompress.data.bind import Match, as_constant, as_input, match
+from mlcompress.data.bind import bind, match
 from mlcompress.data.callable import open_python
 from mlcompress.data.columns import Array, ModelInput, Source
-from mlcompress.data.dataset import Constant, Dataset, Input, Origin
+from mlcompress.data.dataset import Dataset, Origin
 from mlcompress.data.images import geometry, open_images
 from mlcompress.data.keys import check_keys, sources
 from mlcompress.data.labels import USUAL_NAMES, check_classes, find_labels
 from mlcompress.data.synthetic import batch_names, open_synthetic
 from mlcompress.data.table import open_table
-from mlcompress.data.transforms import unused
 from mlcompress.errors import DataError
 from mlcompress.recipe.sections import DataEntry, Transform
 
@@ -55,7 +54,7 @@ def open_data(
     except OSError as error:  # no permission, a name too long, a loop of links
         raise DataError(f"{where}: {error.filename}: {error.strerror}") from error
     matches, problems = match(entry, source, wanted, where)
-    bound = Bound(matches, *_remaining(entry, source, wanted, where), batch_names(wanted), where)
+    bound = bind(matches, *_remaining(entry, source, wanted, where), batch_names(wanted), where)
     told, notes, label_problems = find_labels(entry, source, bound.counts, labels, where)
     _raise([*problems, *bound.problems, *label_problems, *_uneven(bound.counts, where)])
 
@@ -73,38 +72,8 @@ def open_data(
     return dataset
 
 
-class Bound:
-    """Matches turned into inputs and constants, with the problems met on the way."""
-
-    def __init__(
-        self,
-        matches: list[Match],
-        steps: list[Transform],
-        order: str | None,
-        batch: set[str | None],
-        where: str,
-    ) -> None:
-        self.inputs: dict[str, Input] = {}
-        self.constants: dict[str, Constant] = {}
-        self.per_sample = [found for found in matches if not found.is_constant]
-        self.counts = {found.array: found.column.shape[0] for found in self.per_sample if found.column.shape}
-        """array -> number of samples"""
-        self.problems = _idle_steps(steps, [found.tensor for found in self.per_sample], where)
-        for found in matches:
-            try:
-                if found.is_constant:
-                    self.constants[found.tensor.name] = as_constant(found, batch, where)
-                else:
-                    self.inputs[found.tensor.name] = as_input(found, steps, order, where)
-            except DataError as error:
-                self.problems += error.lines
-        if matches and not self.per_sample:
-            self.problems.append(
-                f"{where}: every model input has one value for all samples; there is no data"
-            )
-
-
 def _model_inputs(signature: "Signature", where: str) -> list[ModelInput]:
+    _raise([] if signature.inputs else [f"{where}: the model has no inputs to give data to"])
     _raise(
         [
             f"{where}: model input {tensor.name!r} declares no shape to check data with; export it with one"
@@ -151,13 +120,6 @@ def _remaining(
         return steps, None
     decoded = 0 if entry.size is not None else len(geometry(entry, inputs, where))
     return steps[decoded:], "NHWC"
-
-
-def _idle_steps(steps: list[Transform], tensors: list[ModelInput], where: str) -> list[str]:
-    if not tensors:
-        return []  # reported as missing inputs
-    idle = [next(iter(steps[place].model_fields_set)) for place in unused(steps, tensors)]
-    return [f"{where}.transforms: {name} changes no input of this model; remove it" for name in idle]
 
 
 def _uneven(counts: Mapping[str, int], where: str) -> list[str]:

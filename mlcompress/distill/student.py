@@ -71,7 +71,8 @@ def _narrow(teacher: ir.Model, section: StudentSection, seed: int) -> Student:
     }
     if section.weights == "fresh":
         description["left_as_inherited"] = reinitialise(model, seed)
-    skipped = [{"name": kept.node, "reason": f"{kept.op}: {kept.reason}"} for kept in analysis.frozen]
+    unexpected = [kept for kept in analysis.frozen if kept.op != "output"]  # a student keeps its outputs
+    skipped = [{"name": kept.node, "reason": f"{kept.op}: {kept.reason}"} for kept in unexpected]
     return Student(model, description, skipped)
 
 

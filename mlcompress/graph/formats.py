@@ -1,9 +1,10 @@
 """What a file is, by its content, and ONNX bytes to a protobuf message."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from mlcompress.errors import ModelError, UnsupportedError
 
@@ -89,4 +90,28 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
         raise ModelError(f"{path}: is not a complete ONNX protobuf (truncated, or another format)") from None
     if not proto.ir_version or not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{path}: is not an ONNX model (no IR version, opset or graph in it)")
+    if not _is_readable(proto):
+        raise ModelError(f"{path}: is damaged: a name in it is not valid UTF-8; copy or export it again")
     return proto
+
+
+def _is_readable(message: Message) -> bool:
+    """Are all strings valid UTF-8? (protobuf gives bytes for those that are not.)"""
+    for field, value in _fields(message):
+        if field.type == field.TYPE_STRING:
+            texts = [value] if isinstance(value, str | bytes) else value
+            if not all(isinstance(text, str) for text in texts):
+                return False
+        if field.type == field.TYPE_MESSAGE:
+            inner = [value] if isinstance(value, Message) else value
+            if not all(map(_is_readable, inner)):
+                return False
+    return True
+
+
+def _fields(message: Message) -> list[tuple[Any, Any]]:
+    """Set fields, of a tensor without its numbers."""
+    if not isinstance(message, onnx.TensorProto):
+        return list(message.ListFields())
+    names = message.DESCRIPTOR.fields_by_name
+    return [(names[name], getattr(message, name)) for name in ("name", "external_data")]

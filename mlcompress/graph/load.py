@@ -41,9 +41,15 @@ def load(path: Path | str) -> ir.Model:
         clean(model)
         _complete_outputs(model)
         signature(model)
+        source = to_bytes(model) if tensor_bytes(model) <= INLINE_LIMIT else path
     except UserError as error:
         raise type(error)(*(f"{path}: {line}" for line in error.lines)) from None
-    _check_runs(model, path)
+    except Exception:
+        _check_runs(
+            path, path
+        )  # a nonsensical graph breaks libraries in many ways; onnxruntime says what is wrong
+        raise  # it is no nonsense: a bug
+    _check_runs(source, path)
     return model
 
 
@@ -63,9 +69,8 @@ def _complete_outputs(model: ir.Model) -> None:
         infer_shapes(model)
 
 
-def _check_runs(model: ir.Model, path: Path) -> None:
+def _check_runs(source: bytes | Path, path: Path) -> None:
     """onnxruntime has the last word: it knows ops, domains and versions."""
-    source = to_bytes(model) if tensor_bytes(model) <= INLINE_LIMIT else path
     try:
         session(source, Level.ORT_DISABLE_ALL)
     except ORT_ERRORS as error:

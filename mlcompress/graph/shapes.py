@@ -27,11 +27,12 @@ def infer_shapes(model: ir.Model) -> None:
             _outline(model), check_type=False, strict_mode=False, data_prop=True
         )
     )
+    declared = set(model.graph.outputs)
     for graph, inferred in zip(model.graphs(), found.graphs(), strict=True):
         known = {str(v.name): v for node in inferred for v in node.outputs if v.name}
         for value in (value for node in graph for value in node.outputs if value.name in known):
             source = known[str(value.name)]
-            if value.is_graph_output() and value.shape is not None:
+            if value in declared and value.shape is not None:
                 continue
             value.shape = source.shape if source.shape is not None else value.shape
             value.type = source.type if source.type is not None else value.type

@@ -153,7 +153,7 @@ def _latency_facts(before: Latency, after: Latency) -> dict[str, Any]:
         "ratio_low": round(ratio.low, 4),
         "ratio_high": round(ratio.high, 4),
         "verdict": ratio.verdict,
-        "fallback_nodes": after.executed.fallback_nodes if after.executed else 0,
+        "fallback_nodes": after.executed.fallback_nodes if after.executed else None,
     }
 
 
@@ -185,4 +185,5 @@ def _figures(sizes: Sequence[Size], metrics: Sequence[Metric | None], times: Seq
         ratio_low=ratio.low,
         ratio_high=ratio.high,
         latency_ms=times[1].p50_ms,
+        slower=ratio.verdict == "slower",
     )

@@ -41,7 +41,7 @@ KNOWN = {
     "cpu": Known("CPUExecutionProvider", "pip install onnxruntime"),
     "openvino": Known(
         "OpenVINOExecutionProvider",
-        "pip install onnxruntime-ep-openvino beside onnxruntime 1.23 or newer; for a CPU that is not Intel's, "
+        "pip install onnxruntime-ep-openvino beside onnxruntime 1.23 or newer (Intel CPUs only), or "
         "onnxruntime-openvino in place of onnxruntime",
         plugin="onnxruntime_ep_openvino",
     ),

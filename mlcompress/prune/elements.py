@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mlcompress import graph
+from mlcompress.graph.tensors import set_weight, weight
 from mlcompress.prune.criteria import Group, criteria
 from mlcompress.prune.recipe import PruneSection
 
@@ -38,7 +38,7 @@ def choose(model: ir.Model, names: list[str], section: PruneSection, ratio: floa
     With `threshold` a weight stays if its score reaches it; for l1 and l2 the score of a weight is |w|.
     """
     score = criteria.bind(section.criterion)
-    weights = {name: graph.weight(model, name) for name in names}
+    weights = {name: weight(model, name) for name in names}
     scores = {n: score(Group((w.reshape(-1, 1).astype(np.float64),), 1, rng)) for n, w in weights.items()}
     if ratio is None:
         kept = {name: values >= section.threshold for name, values in scores.items()}
@@ -54,7 +54,7 @@ def choose(model: ir.Model, names: list[str], section: PruneSection, ratio: floa
 def apply(model: ir.Model, masks: Masks) -> None:
     """Set the weights that do not stay to zero."""
     for name, mask in masks.items():
-        graph.set_weight(model, name, np.where(mask, graph.weight(model, name), 0))
+        set_weight(model, name, np.where(mask, weight(model, name), 0))
 
 
 def _highest(scores: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:

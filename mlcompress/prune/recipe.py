@@ -60,6 +60,7 @@ class PruneRecipe(Shared):
     prune: PruneSection
 
     def needs(self) -> dict[str, bool]:
-        """Fine-tuning needs training data; labels only where there is no teacher."""
+        """Fine-tuning needs training data, with labels where there is no teacher. Without it calibration data is used
+        where it is given."""
         finetune = self.prune.finetune
-        return {} if finetune is None else {"train": finetune.teacher == "none"}
+        return {"calibration": False} if finetune is None else {"train": finetune.teacher == "none"}

@@ -141,14 +141,13 @@ def _masking(executor: Any, masks: elements.Masks) -> Callable[[], None]:
 
 def _settle(model: ir.Model, context: Context) -> None:
     """Without fine-tuning, batch-norm statistics at least follow the channels that are left, where there is data."""
-    data = context.train or context.calibration
-    if data is None:
+    if context.calibration is None:
         return
     from mlcompress.train.batchnorm import reestimate_bn
     from mlcompress.train.executor import unsupported
 
     if not unsupported(model):
-        reestimate_bn(model, data)
+        reestimate_bn(model, context.calibration)
 
 
 def _check_trainable(model: ir.Model) -> None:

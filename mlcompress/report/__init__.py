@@ -1,4 +1,4 @@
-"""Artifacts compared: what each gained and lost, as tables on the terminal, HTML, Markdown, JSON and JUnit."""
+"""Artifacts compared: what each gained and lost, on the terminal, as HTML, Markdown, JSON and JUnit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +18,8 @@ def run(
 ) -> Exit:
     """What `mlcompress report` does.
 
-    The files are written also when the gate is missed: a report exists to say so, and CI reads the failed cases
-    from it.
+    The files are written also when the gate is missed: a report exists to say so, and CI reads the failed
+    cases from it.
 
     Args:
         models: ONNX files; the gate is applied to the last.

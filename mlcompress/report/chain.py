@@ -46,7 +46,7 @@ def _ancestors(index: int, parents: Sequence[int | None]) -> Iterator[int]:
 
 
 def forest(rows: Sequence[Row]) -> tuple[Node, ...]:
-    """Trees of linked rows (see `link`), in the order of the rows. Files with one absent parent share its node."""
+    """Trees of linked rows (see `link`), in the order of the rows; one absent parent is one node."""
 
     def grow(index: int) -> Node:
         children = tuple(grow(k) for k, row in enumerate(rows) if row.parent == index)

@@ -1,6 +1,7 @@
-"""From model files to the figures of a report: all of them measured together, in one process, interleaved.
+"""From model files and their cards to the figures of a report.
 
-Latency of two runs cannot be compared, so figures of cards serve only where nothing was measured, and are marked.
+Latency of two runs cannot be compared, so figures of cards serve only where nothing was measured, and are
+marked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ def collect(
     """The figures of `paths`, compared with the baseline; the recipe's gate is applied to the last of them.
 
     Args:
-        paths: ONNX files. Cards beside them are used for the chain, and for figures that are not measured here.
+        paths: ONNX files. Cards beside them give the chain, and figures that are not measured here.
         recipe: None means all defaults: latency on the CPU, no metric but the cards' own, no gate.
         measure: False takes latency, metric and memory from the cards. Sizes are always those of the files.
         no_code: refuse a recipe that names Python.
@@ -48,11 +49,13 @@ def collect(
     files = _read(paths, recipe.measure)
     linked = chain.link([file.row for file in files])
     files = [replace(file, row=row) for file, row in zip(files, linked, strict=True)]
-    rows, warnings, facts = tuple(_from_cards(files)), (), {}
+    rows = tuple(_from_cards(files))
+    warnings: tuple[str, ...] = ()
     if measure:
         bench = Bench(rows, baseline, recipe, no_code=no_code)
-        rows, warnings, facts = bench.measured(), bench.warnings, _environment()
+        rows, warnings = bench.measured(), bench.warnings
     checked = gate.check(recipe.gate, _gate_figures(rows, baseline))
+    facts = _environment() if measure else {}
     return Report(rows, baseline, recipe.report.title, measure, tuple(checked), warnings, facts)
 
 
@@ -132,7 +135,7 @@ def _read_one(path: Path, measure: Measure) -> _File:
 
 
 def _from_cards(files: Sequence[_File]) -> Iterator[Row]:
-    """Rows with the figures of the cards; a file without one gets the metric that a child's card has for it."""
+    """Rows with the cards' figures; a file without a card gets the metric that a child's card has for it."""
     for index, file in enumerate(files):
         if file.card is not None:
             timings, used = file.card.timings(), file.card.memory_after()
@@ -147,7 +150,7 @@ def _score_in_child(files: Sequence[_File], index: int) -> Score | None:
 
 
 def _gate_figures(rows: Sequence[Row], baseline: int) -> gate.Figures:
-    """What the limits are held against; of a card only a ratio that was measured against the baseline itself."""
+    """What the limits are held against; of a card only a ratio that was measured against the baseline."""
     base, last = rows[baseline], rows[-1]
     timing = last.timings[0] if last.timings else None
     ratio = timing.to_baseline if timing else None

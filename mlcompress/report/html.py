@@ -31,7 +31,7 @@ def render(report: Report) -> str:
         warnings=words.warnings(report),
         forest=chain.forest(report.rows),
         tables=[*gate(report), *tables(report)],
-        plots=[(plot, Markup(plot.svg)) for plot in plots.draw(report)],  # noqa: S704 - our own drawing
+        plots=[(plot, Markup(plot.svg)) for plot in plots.draw(report)],  # our own drawing
         plain=words.plain,
         unbroken=_unbroken,
         note=chain.note,

@@ -1,4 +1,4 @@
-"""A report as JSON, for programs: `{models: [...], gate}`; ratios are after / before, before is the baseline."""
+"""A report as JSON, for programs. Ratios are after / before; before is the baseline."""
 
 import json
 import math
@@ -74,7 +74,7 @@ def _metric(score: Score | None, base: Score | None) -> dict[str, Any] | None:
 
 
 def _latency(timing: Timing, base: Timing | None) -> dict[str, Any]:
-    """`against` names the model that is `before`: the baseline, or the card's own input under --no-measure."""
+    """`against` names the model that is `before`: the baseline, or the card's input under --no-measure."""
     compared = shown_ratio(timing)
     before = {"p50": base.p50, "p90": base.p90} if base is not None and timing.source != "card" else None
     return {

@@ -11,8 +11,8 @@ def render(report: Report) -> str:
     """The gate of `report` as XML text; a suite without cases where the recipe has no limits."""
     missed = gate.missed(list(report.limits))
     counts = {"tests": str(len(report.limits)), "failures": str(len(missed)), "errors": "0", "skipped": "0"}
-    root = ElementTree.Element("testsuites", name="mlcompress", **counts)
-    suite = ElementTree.SubElement(root, "testsuite", name="mlcompress.gate", **counts)
+    root = ElementTree.Element("testsuites", {"name": "mlcompress", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "mlcompress.gate", **counts})
     for limit in report.limits:
         case = ElementTree.SubElement(
             suite, "testcase", classname=plain(report.rows[-1].path), name=limit.name

@@ -1,7 +1,7 @@
 """Plots of the HTML report as SVG text, drawn in the page's own colours and without a date or a version.
 
-Colours are placeholders that become CSS variables, so that one drawing serves light and dark pages. Text stays
-text: it can be searched and read aloud, and no font is embedded.
+Colours are placeholders that become CSS variables, so that one drawing serves light and dark pages. Text
+stays text: it can be searched, and no font is embedded.
 """
 
 import io
@@ -62,7 +62,7 @@ def draw(report: Report) -> list[Plot]:
 
 
 def _scored(report: Report) -> list[tuple[str, Row, Score]]:
-    """Rows that have a finite value of the baseline's metric (of the first one's, where the baseline has none)."""
+    """Rows with a finite value of one metric: the baseline's, or the first row's if the baseline has none."""
     named = zip(words.labels(report.rows), report.rows, strict=True)
     found = [(label, row, row.score) for label, row in named if row.score and math.isfinite(row.score.value)]
     name = report.base.score.name if report.base.score else found[0][2].name if found else ""
@@ -184,7 +184,7 @@ def _finish(figure: Figure, title: str, description: str, prefix: str) -> Plot:
 
 
 def _inline(svg: str, prefix: str) -> str:
-    """An SVG file as an element of a page: no prologue, no name spaces, ids of its own, the page's colours."""
+    """An SVG file as an element of a page: no prologue, no name spaces, own ids, the page's colours."""
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
 
     def tag(match: re.Match[str]) -> str:

@@ -10,11 +10,14 @@ from mlcompress.recipe.sections import Section, Shared
 class ReportSection(Section):
     """What a report compares with, and the files it is written to."""
 
-    baseline: str = Field("first", description="`first`, or the path of one of the reported files")
+    baseline: str = Field(default="first", description="`first`, or the path of one of the reported files")
     formats: list[Literal["html", "md", "json", "xml"]] = Field(
-        [], description="also written, beside -o and with its name: `-o r.html` and [md] give r.html and r.md"
+        default=[],
+        description="also written, beside -o and with its name: `-o r.html` and [md] give r.html and r.md",
     )
-    title: str = Field("Model report", min_length=1, description="heading of the HTML and Markdown report")
+    title: str = Field(
+        default="Model report", min_length=1, description="heading of the HTML and Markdown report"
+    )
 
 
 class ReportRecipe(Shared):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mlcompress.gate import Checked
 from mlcompress.report import words
-from mlcompress.report.rows import Report, Row
+from mlcompress.report.rows import Ratio, Report, Row
 from mlcompress.report.words import Kind
 
 
@@ -65,9 +65,7 @@ def accuracy(report: Report) -> Table:
         change = Cell("baseline")
         if row is not report.base:
             change = Cell(words.change(score, report.base.score))
-        source = (
-            "SYNTHETIC DATA" if score.synthetic else {"card": "from the card"}.get(score.source, score.source)
-        )
+        source = "SYNTHETIC DATA" if score.synthetic else words.source(score.source)
         value = f"{score.name} {words.metric(score)}"
         samples = Cell(str(score.samples))
         return (Cell(label), Cell(value), Cell(words.interval(score)), samples, change, Cell(source))
@@ -85,23 +83,25 @@ def latency(report: Report, setting: str) -> Table:
         if timing is None:
             return (Cell(label), Cell(words.NOT_MEASURED), *[Cell("–")] * 3)
         compared = words.shown_ratio(timing)
-        said = Cell("baseline"), Cell("–")
+        ratio, outcome = Cell("–"), Cell("baseline")
         if row is not report.base or timing.source == "card":
-            outcome = compared.verdict if compared else ""
-            said = Cell(words.verdict(compared), _outcome(outcome)), Cell(words.ratio(compared))
-        return (Cell(label), Cell(f"{timing.p50:.2f}"), Cell(f"{timing.p90:.2f}"), said[1], said[0])
+            ratio, outcome = Cell(words.ratio(compared)), _outcome(compared)
+        return (Cell(label), Cell(words.ms(timing.p50)), Cell(words.ms(timing.p90)), ratio, outcome)
 
+    title = f"Latency on {setting}"
     before = "baseline" if report.measured else "parent"
     header = ("Model", "p50 ms", "p90 ms", f"Time / {before}", "Outcome")
-    note = (
-        "Time / baseline: below 1 is faster; in brackets the range over the repeats."
-        if report.measured
-        else "From the cards, each measured in its own run against the file its stage started from: "
-        "do not compare the lines."
-    )
-    return Table(
-        f"Latency on {setting}", header, (False, True, True, True, False), _lines(report, line), note
-    )
+    numeric = (False, True, True, True, False)
+    return Table(title, header, numeric, _lines(report, line), _latency_note(report))
+
+
+def _latency_note(report: Report) -> str:
+    if not report.measured:
+        return "From the cards: each line of its own run, against the file its stage started from."
+    note = "Time / baseline: below 1 is faster; in brackets the range over the repeats."
+    if report.base.stage is None:
+        note += " The baseline was cleaned first, as every stage cleans its input."
+    return note
 
 
 def against_parent(report: Report) -> Table:
@@ -113,9 +113,8 @@ def against_parent(report: Report) -> Table:
             for timing in row.timings:
                 if row.parent is None or row.parent == report.baseline or timing.to_parent is None:
                     continue
-                said = Cell(words.verdict(timing.to_parent), _outcome(timing.to_parent.verdict))
-                ratio = Cell(words.ratio(timing.to_parent))
-                yield (Cell(label), Cell(names[row.parent]), Cell(timing.provider), ratio, said)
+                ratio, outcome = Cell(words.ratio(timing.to_parent)), _outcome(timing.to_parent)
+                yield (Cell(label), Cell(names[row.parent]), Cell(timing.provider), ratio, outcome)
 
     header = ("Model", "Made from", "Provider", "Time / parent", "Outcome")
     measured = tuple(lines()) if report.measured else ()
@@ -128,9 +127,8 @@ def memory(report: Report) -> Table:
     def line(label: str, row: Row) -> tuple[Cell, ...]:
         if row.memory is None:
             return (Cell(label), Cell(words.NOT_MEASURED), Cell("–"), Cell("–"))
-        source = "from the card" if row.memory.source == "card" else row.memory.source
         peak, load = words.size(row.memory.peak_bytes), f"{row.memory.load_ms:.0f} ms"
-        return (Cell(label), Cell(peak), Cell(load), Cell(source))
+        return (Cell(label), Cell(peak), Cell(load), Cell(words.source(row.memory.source)))
 
     lines = _lines(report, line) if any(row.memory for row in report.rows) else ()
     return Table("Memory", ("Model", "Peak", "Load", "Source"), (False, True, True, False), lines)
@@ -161,6 +159,6 @@ def _below(ratio: float) -> Kind:
     return "good" if ratio < 1 else "bad"
 
 
-def _outcome(verdict: str) -> Kind:
-    outcomes: dict[str, Kind] = {"faster": "good", "slower": "bad"}
-    return outcomes.get(verdict, "neutral")
+def _outcome(ratio: Ratio | None) -> Cell:
+    kinds: dict[str, Kind] = {"faster": "good", "slower": "bad"}
+    return Cell(words.verdict(ratio), kinds.get(ratio.verdict, "neutral") if ratio else "neutral")

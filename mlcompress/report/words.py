@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlcompress.measure import metrics
-from mlcompress.report.rows import Ratio, Report, Row, Score, Timing
+from mlcompress.report.rows import Ratio, Report, Row, Score, Source, Timing
 
 NOT_MEASURED = "not measured"
 SAME = 0.01
@@ -61,6 +61,16 @@ def count(number: int | None) -> str:
         if number >= 0.9995 * unit:  # 999,600 is 1 M, not 1e+03 k
             return f"{number / unit:.3g} {name}"
     return str(number)
+
+
+def ms(milliseconds: float) -> str:
+    """`18.21`, and `0.081` for what takes less than one."""
+    return f"{milliseconds:.{3 if milliseconds < 1 else 2}f}"
+
+
+def source(source: Source) -> str:
+    """Where a figure comes from."""
+    return "from the card" if source == "card" else source
 
 
 def factor(ratio: float, less: str, more: str) -> str:
@@ -140,7 +150,7 @@ def change(score: Score | None, base: Score | None) -> str:
 
 
 def may_be_chance(fixed: int, broken: int) -> bool:
-    """Exact McNemar test at 5 %: of the samples that changed sides, half would be fixed if the models were equal.
+    """Exact McNemar test at 5 %: were the models equally good, half of the changed samples would be fixed.
 
     p = min(1, 2 * sum over k <= min(fixed, broken) of C(n, k) / 2^n), n = fixed + broken (McNemar 1947).
     """
@@ -149,7 +159,7 @@ def may_be_chance(fixed: int, broken: int) -> bool:
     for k in range(min(fixed, broken)):
         ways = ways * (changed - k) // (k + 1)
         total += ways
-    return 2 * total * 20 >= 2**changed  # p >= 0.05 in whole numbers: 2^n overflows a float
+    return 40 * total >= 1 << changed  # p >= 0.05 in whole numbers: 2^n overflows a float
 
 
 def findings(report: Report, row: Row) -> list[Finding]:
@@ -209,6 +219,8 @@ def _metric_finding(row: Row, base: Row) -> Finding:
     if score.synthetic:
         return Finding("bad", f"{said}, on synthetic data: it says nothing about the task")
     if score.fixed is not None and score.broken is not None:
+        if score.fixed == score.broken == 0:
+            return Finding("neutral", said)
         if may_be_chance(score.fixed, score.broken):
             return Finding("neutral", f"{said}; may be chance")
     elif _overlap(score, before):

@@ -13,7 +13,7 @@ _RENDERERS = {".html": "html", ".md": "markdown", ".json": "json_", ".xml": "jun
 
 
 def targets(outputs: Sequence[Path], formats: Sequence[str] = ()) -> list[Path]:
-    """The files of one report: `outputs`, then the recipe's `formats` beside the first of them, under its name.
+    """The files of one report: `outputs`, then the recipe's `formats` beside the first, under its name.
 
     Raises:
         UsageError: one line for each suffix that no format has; a folder that cannot be written to.

@@ -1,8 +1,8 @@
 """From a `Dataset` of numpy arrays to the torch batches of an epoch.
 
 The order of an epoch depends on (seed, epoch) alone, so a resumed run sees the batches of an uninterrupted
-one. Accelerate shards whole batches over processes: under `torchrun` an optimizer step sees `processes *
-batch_size` samples.
+one. Accelerate shards whole batches over processes: under `torchrun` an optimizer step sees batch_size
+samples from each of them.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ class _Batches(TorchDataset[TorchBatch]):
 
 def loader(data: Dataset, changes: Sequence[Augment], order: EpochOrder, seed: int) -> DataLoader[TorchBatch]:
     """A DataLoader over the batches of `order`, for `Accelerator.prepare`."""
-    return DataLoader(_Batches(data, changes, order, seed), batch_sampler=order, collate_fn=_as_is)  # type: ignore[arg-type]
+    batches = _Batches(data, changes, order, seed)
+    return DataLoader(batches, batch_sampler=order, collate_fn=_as_is)  # type: ignore[arg-type]
 
 
 def _as_is(batch: TorchBatch) -> TorchBatch:

@@ -12,13 +12,11 @@ from mlcompress.train.executor import Executor
 
 @torch.no_grad()
 def reestimate_bn(model: ir.Model, data: Dataset, *, batch_size: int = 128, samples: int = 2048) -> int:
-    """Set mean and variance of every BatchNormalization of `model` to averages over batches; returns how many
-    were set.
+    """Set the statistics of every BatchNormalization to averages over batches; returns how many were set.
 
-    Each batch is run in train mode, so that a layer sees what its normalised predecessors will send. mean =
-    mean over batches of the batch mean; var = mean over batches of the unbiased batch variance
-    (torch.optim.swa_utils.update_bn does the same). The first `samples` samples are used. Weights are not
-    changed.
+    Each batch is run in train mode, so that a layer sees what its normalised predecessors will send. The mean
+    is the mean of batch means, the variance the mean of unbiased batch variances, as in
+    torch.optim.swa_utils.update_bn. The first `samples` samples are used. Weights are not changed.
 
     Raises:
         UnsupportedError: the graph has ops that the executor does not know.

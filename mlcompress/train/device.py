@@ -1,5 +1,7 @@
 """Where training runs: device, precision, threads, determinism."""
 
+import atexit
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,17 +22,29 @@ def accelerator(settings: TrainSection) -> Any:
         UnsupportedError: this machine lacks the device or the precision that the recipe asks for.
     """
     _check_device(settings.device)
-    # Accelerate keeps one state per process and refuses another precision later; each training has its own
-    # settings.
-    AcceleratorState._reset_state(reset_partial_state=settings.device == "cpu")
-    return Accelerator(
+    # Accelerate keeps one state per process and refuses another precision or device later.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # outputs that no loss looks at
+    made = Accelerator(
         cpu=settings.device == "cpu",
         mixed_precision=_precision(settings),
         gradient_accumulation_steps=settings.accumulate,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True)
-        ],  # branches of an If node
+        kwargs_handlers=[ddp],
     )
+    if made.num_processes > 1:
+        atexit.register(_leave_group)
+    return made
+
+
+def is_first_process() -> bool:
+    """Whether this process may write files: the only one, or the first of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _leave_group() -> None:
+    """A process that ends inside its group is aborted by the group's own threads now and then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _check_device(device: str) -> None:

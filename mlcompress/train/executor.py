@@ -1,5 +1,6 @@
 """The differentiable view of a model: a torch module that runs the ONNX graph and trains its weights."""
 
+import copy
 import difflib
 from collections.abc import Collection
 from typing import Any
@@ -23,7 +24,7 @@ class Executor(nn.Module):
     """Runs `model` with torch, with gradients.
 
     Weights are parameters, BatchNormalization statistics persistent buffers, both named as their initializer.
-    `train()` and `eval()` decide how BatchNormalization and Dropout behave, whatever mode the file was made in.
+    `train()` and `eval()` decide how BatchNormalization and Dropout behave, whatever mode the file has.
     The model is read once; only `write_back` changes it.
     """
 
@@ -83,6 +84,14 @@ class Executor(nn.Module):
                 value.const_value = tensor
             else:  # a Constant node
                 maker.attributes["value"] = ir.AttrTensor("value", tensor)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Executor":
+        """A copy with its own weights, of the same model: the last one to write back counts."""
+        memo.update({id(shared): shared for shared in (self.model, self._graph, self._nodes)})
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def _plan(self, taps: frozenset[str]) -> Plan:
         """The steps for these taps, one plan per set of taps since peepholes leave tapped values alone."""

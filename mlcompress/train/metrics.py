@@ -32,6 +32,14 @@ def needs_teacher(metric: str, data: Dataset) -> bool:
     return metric not in _BY_LABEL and not (metric == "mse" and floats)
 
 
+def check(metric: str, data: Dataset) -> None:
+    """Raise DataError when `metric` needs labels that the data does not have."""
+    if not needs_teacher(metric, data) and not data.has_labels:
+        raise DataError(
+            f"evaluate.metric: {metric} needs labels, and the data has none; use agreement or cosine"
+        )
+
+
 @torch.no_grad()
 def score(
     executor: Executor, data: Dataset, section: Evaluate, output: str, teacher: TeacherCall | None = None
@@ -39,9 +47,9 @@ def score(
     """Metric of graph output `output` over all samples; the executor is left in eval mode.
 
     top1, top5, f1 (macro): against integer labels. mse: against float labels, else the teacher. Against the
-    teacher: agreement (share of samples with the same first class), cosine (mean over samples), snr (10
-        log10(sum r^2 / sum (r - y)^2) over all elements, in dB). A one-column output is the probability of
-        class 1, as in `measure`, whose definitions these follow.
+    teacher: agreement (share of samples with the same first class), cosine (mean over samples), snr (dB,
+    10 log10(sum r^2 / sum (r - y)^2) over all elements). A one-column output is the probability of class 1.
+    The definitions are those of `measure`.
 
     Raises:
         DataError: the metric needs labels that the data does not have.
@@ -49,12 +57,8 @@ def score(
     """
     executor.eval()
     device = next(iter(executor.state_dict().values())).device
+    check(section.metric, data)
     against_teacher = needs_teacher(section.metric, data)
-    if not against_teacher and not data.has_labels:
-        raise DataError(
-            f"evaluate.metric: {section.metric} needs labels, and the data has none;"
-            " use `agreement` or `cosine`"
-        )
     total: tuple[Update, Callable[[], float]] | None = None
     for batch in data.batches(section.batch_size):
         ready = to_torch(batch).to(device)
@@ -115,7 +119,7 @@ def _first(scores: Tensor) -> Tensor:
 
 
 def _of(metric: Any, update: Update | None = None) -> tuple[Update, Callable[[], float]]:
-    return update or metric.update, lambda: float(metric.compute())
+    return update or metric.update, lambda: float(f"{float(metric.compute()):.7g}")  # what float32 holds
 
 
 def _snr() -> tuple[Update, Callable[[], float]]:

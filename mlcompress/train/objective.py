@@ -30,7 +30,8 @@ class _Term:
 class Objective:
     """Sum over entries of weight * loss; call it with the student's values by name and the batch.
 
-    `student_values` and `teacher_values` are the value names that it reads, so that the caller can tap them.
+    `student_values` and `teacher_values` are the value names that it reads, so that the caller can tap them;
+    `labelled` names the losses that need labels; `notes` says where the logits were found before a Softmax.
     """
 
     def __init__(
@@ -53,7 +54,12 @@ class Objective:
         self.teacher_values = _distinct(
             term.teacher for term in self._terms if term.needs & {"teacher", "teacher_logits"}
         )
-        self.needs_labels = any("labels" in term.needs for term in self._terms)
+        self.labelled = _distinct(entry.name for entry in entries if "labels" in needs(entry.name))
+        self.notes = _distinct(
+            f"{term.where}: the output ends in Softmax; its input {term.student} is used as logits"
+            for term, entry in zip(self._terms, entries, strict=True)
+            if term.student != find_output(student, entry.output, where).name
+        )
         self._teach: TeacherCall | None = None
 
     def taught_by(self, teacher: TeacherCall | None) -> "Objective":

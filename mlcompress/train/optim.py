@@ -28,14 +28,15 @@ def optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.
 
 
 def learning_rate(step: int, total: int, schedule: Schedule, peak: float) -> float:
-    """Rate of optimizer step `step` (from 0) of `total`; a function of its arguments, so a resumed run needs
-    no state.
+    """Rate of optimizer step `step` (from 0) of `total`; no state, so that a resumed run needs none.
 
-    W = round(warmup * total) steps rise linearly: peak * (step + 1) / W. Then, with t = (step - W) / (total -
-    W):
-    constant: peak; cosine: peak * (1 + cos(pi t)) / 2; step: peak * gamma^(milestones passed, as shares of
-        `total`). onecycle (Smith 2018): rises over W steps from peak / 25 as half a cosine, and falls
-        likewise to peak / 25e4.
+    W = round(warmup * total) steps rise linearly, peak * (step + 1) / W. After them, with progress
+    t = (step - W) / (total - W):
+    - constant: peak
+    - cosine: peak * (1 + cos(pi t)) / 2
+    - step: peak * gamma^n, n the milestones passed, which are shares of `total`
+    - onecycle (Smith 2018): W steps rise as half a cosine from peak / 25, the rest falls likewise to
+      peak / 25e4
     """
     rise = round(schedule.warmup * total)
     if step < rise:

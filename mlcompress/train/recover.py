@@ -7,12 +7,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from mlcompress import graph
+from mlcompress import console, graph
 from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset
 from mlcompress.errors import DataError
 from mlcompress.recipe.sections import Evaluate, TrainSection
 from mlcompress.train import metrics
+from mlcompress.train.device import is_first_process
 from mlcompress.train.executor import Executor
 from mlcompress.train.logits import find_output, has_logits
 from mlcompress.train.loop import fit
@@ -38,8 +39,9 @@ def recover(
     frozen: Collection[str] = (),
     executor: Executor | None = None,
 ) -> History:
-    """Fine-tune `model` in place towards `teacher`, which is usually its own original; never worse than it
-    was on validation.
+    """Fine-tune `model` in place towards `teacher`, usually its own original.
+
+    On the validation data the result is never worse than `model` was: its first weights compete.
 
     Args:
         epochs: passes over `context.train`.
@@ -92,42 +94,32 @@ def learn(
 ) -> History:
     """Train `student` in place on `context.train` by `losses`, and check that `teacher` stayed as it was.
 
-    `cache`: keep teacher values by sample id (True: in `context.state_dir`, or a folder's path), which needs
-    inputs that never
-    change: with `settings.augment` the teacher runs on every batch whatever `cache` says. `where` begins
-        messages about losses.
+    `cache`: keep teacher values by sample id, in a folder, or with True in `context.state_dir`. That needs
+    inputs that never change: with `settings.augment` the teacher runs on every batch whatever `cache` says.
+    `where` begins messages about losses.
     """
     data = training_data(context)
+    trained = executor or Executor(student, purpose=where)
     objective = Objective(losses, student, teacher, where=f"{where}.losses")
-    if objective.needs_labels and not data.has_labels:
-        raise DataError(
-            f"{where}.losses: `hard` needs labels, and data.train has none; name its `label` array or drop it"
-        )
-    judged = str(find_output(teacher, evaluate.output, "evaluate.output").name)
+    for note in objective.notes:
+        console.say(note)
+    if objective.labelled and not data.has_labels:
+        names = " and ".join(objective.labelled)
+        raise DataError(f"{where}.losses: {names} needs labels; name the `label` of data.train, or drop it")
     validation = context.validation if context.validation is not None and len(context.validation) else None
-    compare = validation is not None and metrics.needs_teacher(evaluate.metric, validation)
-    online = (
-        Teacher(teacher, objective.teacher_values, threads=settings.threads)
-        if objective.teacher_values
-        else None
-    )
-    reference = Teacher(teacher, [judged], threads=settings.threads) if compare else None
-    if online is not None and cache and not settings.augment:
-        online.cache(data, _cache_folder(cache, context))
-    if reference is not None and validation is not None:
-        reference.cache(validation, None)
-    trained = executor or Executor(student)
-    validate = None
-    if validation is not None:
-        chooses = validation
-        validate = lambda: metrics.score(trained, chooses, evaluate, judged, reference)  # noqa: E731
+    judge = None if validation is None else _Judge(teacher, validation, evaluate, settings.threads)
+    online = None
+    if objective.teacher_values:
+        online = Teacher(teacher, objective.teacher_values, threads=settings.threads)
+        if cache and not settings.augment:
+            online.cache(data, _cache_folder(cache, context))
     history = fit(
         trained,
         objective.taught_by(online),
         data,
         settings,
         seed=context.seed,
-        validate=validate,
+        validate=None if judge is None else lambda: judge(trained),
         higher_is_better=metrics.higher_is_better(evaluate.metric),
         epochs=epochs,
         state_dir=context.state_dir,
@@ -138,11 +130,28 @@ def learn(
         keep_initial=keep_initial,
         key=_key(teacher, losses, evaluate),
     )
-    for used in (online, reference):
-        if used is not None:
-            used.check_unchanged()
+    if online is not None:
+        online.check_unchanged()
     trained.write_back()
     return history
+
+
+class _Judge:
+    """The recipe's metric of an executor on the validation data."""
+
+    def __init__(self, teacher: ir.Model, data: Dataset, evaluate: Evaluate, threads: int) -> None:
+        """Raises DataError when the metric needs labels that the data does not have."""
+        self._data = data
+        self._evaluate = evaluate
+        self._output = str(find_output(teacher, evaluate.output, "evaluate.output").name)
+        self._teacher = None
+        metrics.check(evaluate.metric, data)
+        if metrics.needs_teacher(evaluate.metric, data):
+            self._teacher = Teacher(teacher, [self._output], threads=threads)
+            self._teacher.cache(data, None)
+
+    def __call__(self, executor: Executor) -> float:
+        return metrics.score(executor, self._data, self._evaluate, self._output, self._teacher)
 
 
 def training_data(context: Context) -> Dataset:
@@ -174,6 +183,9 @@ def default_losses(
 
 
 def _cache_folder(cache: bool | str, context: Context) -> Path | None:
+    """Where teacher values are kept; None: in memory."""
+    if not is_first_process():
+        return None
     if isinstance(cache, str):
         return Path(cache)
     return None if context.state_dir is None else context.state_dir / "teacher"
@@ -182,6 +194,5 @@ def _cache_folder(cache: bool | str, context: Context) -> Path | None:
 def _key(teacher: ir.Model, losses: Sequence[LossEntry], evaluate: Evaluate) -> str:
     """Hash of what the course of training depends on beside data, settings, seed and first weights."""
     parts = [hashlib.sha256(graph.to_bytes(teacher)).hexdigest(), evaluate.model_dump_json()]
-    return hashlib.sha256(
-        json.dumps([*parts, *(one.model_dump_json() for one in losses)]).encode()
-    ).hexdigest()
+    parts += [one.model_dump_json() for one in losses]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -36,10 +36,7 @@ class Teacher:
     """
 
     def __init__(self, model: ir.Model, values: Collection[str], *, threads: int = 0) -> None:
-        """
-        Args:
-            values: names of the outputs or inner values that are wanted.
-            threads: CPU threads; 0 for all cores.
+        """`values`: names of outputs or inner values; `threads`: CPU threads, 0 for all cores.
 
         Raises:
             ModelError: onnxruntime cannot load the graph.
@@ -52,8 +49,7 @@ class Teacher:
         self._cache: dict[str, np.ndarray] = {}
 
     def __call__(self, batch: TorchBatch) -> dict[str, Tensor]:
-        """The wanted values of `batch`, on its device: cached ones by `batch.ids`, else computed from
-        `batch.inputs`.
+        """The wanted values of `batch`, on its device: cached ones by id, else computed from its inputs.
 
         Raises:
             ModelError: the graph does not run on these inputs.

@@ -225,4 +225,4 @@ def _node(node: ir.Node, opset: int, constants: dict[str, Tensor], kinds: dict[s
 def _attribute(attribute: ir.Attr) -> object:
     if attribute.type == ir.AttributeType.TENSOR:
         return to_torch(attribute.as_tensor())
-    return attribute.value
+    return list(attribute.value) if isinstance(attribute.value, tuple) else attribute.value

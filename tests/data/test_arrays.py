@@ -80,7 +80,7 @@ def test_a_broken_array_that_is_not_used_does_no_harm(tmp_path: Path) -> None:
 
 
 def test_constants_scalar_and_state(tmp_path: Path) -> None:
-    """The shape of a recurrent speech model: samples, a state whose second axis is the batch, a scalar rate."""
+    """A recurrent speech model: samples, a state whose second axis is the batch, a scalar rate."""
     speech = model(None, input=("float32", ("N", 576)), state=("float32", (2, "N", 128)), sr=("int64", ()))
     arrays = {
         "input": np.zeros((7, 576), np.float32),
@@ -95,6 +95,8 @@ def test_constants_scalar_and_state(tmp_path: Path) -> None:
     assert batch.inputs["state"].shape == (2, 3, 128)
     np.testing.assert_array_equal(batch.inputs["state"][:, 2], arrays["state"][:, 0])
     assert len(data) == 7
+    batch.inputs["sr"] += 1
+    assert next(data.batches(3)).inputs["sr"] == 16000
 
 
 def test_fixed_batch_of_one_reads_samples(tmp_path: Path) -> None:
@@ -103,6 +105,7 @@ def test_fixed_batch_of_one_reads_samples(tmp_path: Path) -> None:
     data = opened({"path": npz(tmp_path / "a.npz", x=np.zeros((5, 3), np.float32))}, signature)
     assert len(data) == 5
     assert next(data.batches(1)).inputs["x"].shape == (1, 3)
+    assert len(opened({"path": npz(tmp_path / "b.npz", x=np.zeros((1, 3), np.float32))}, signature)) == 1
 
 
 def test_inputs_are_matched_by_their_own_names(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_mixup_shares_follow_beta_and_the_sample() -> None:
     mixed = augment(batch, steps({"mixup": 0.4}), KEY)
     assert mixed.mix is not None
     lam = mixed.mix.lam
-    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2a + 1)) = 0.1389; standard errors are 0.0083 and about 0.003
+    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2a + 1)) = 0.1389; standard errors: 0.0083 and about 0.003
     assert lam.mean() == pytest.approx(0.5, abs=0.04)
     assert lam.var() == pytest.approx(0.1389, abs=0.012)
     few = augment(part(batch, np.array([40, 3])), steps({"mixup": 0.4}), KEY)

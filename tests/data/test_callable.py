@@ -45,7 +45,8 @@ def test_function_is_found_from_the_working_directory_and_gets_its_arguments(her
 def test_no_code_refuses_before_importing(here: Path) -> None:
     (here / "own_data.py").write_text("open('ran', 'w')")
     assert refusal({"python": "own_data:build"}, THREE, no_code=True) == [
-        "data.train.python: 'own_data:build' is code, and --no-code forbids running it; save the arrays as .npz"
+        "data.train.python: 'own_data:build' is code, and --no-code forbids running it; "
+        "save the arrays as .npz"
     ]
     assert not (here / "ran").exists()
 

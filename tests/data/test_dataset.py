@@ -129,6 +129,13 @@ def test_forms_of_class_labels(tmp_path: Path, labels: np.ndarray, dtype: str, v
     assert data.labels.tolist() == values
 
 
+def test_an_input_is_not_taken_for_labels(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", y=np.zeros((3, 3), np.float32), labels=np.array([2, 1, 0]))
+    data = opened({"path": path}, model(3, y=("float32", ("N", 3))), labels=True)
+    assert data.labels is not None
+    assert data.labels.tolist() == [2, 1, 0]
+
+
 def test_float_targets_are_kept_where_class_labels_are_not_needed(tmp_path: Path) -> None:
     path = npz(tmp_path / "a.npz", x=np.zeros((3, 3), np.float32), y=np.ones((3, 2)))
     data = opened({"path": path}, model(2, x=("float32", ("N", 3))))

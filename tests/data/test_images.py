@@ -42,6 +42,7 @@ def test_classes_are_sorted_by_name_and_files_within_them(folder: Path) -> None:
     assert batch.labels is not None
     assert batch.labels.tolist() == [0, 0, 1, 1]
     assert batch.inputs["x"].shape == (4, 3, 8, 8)
+    assert batch.inputs["x"].flags.c_contiguous
     means = batch.inputs["x"].mean(axis=(1, 2, 3)) * 255
     # cat/d.webp, cat/deep/c.jpg, dog/a.bmp, dog/b.png; lossy formats keep a flat colour to within one level
     np.testing.assert_allclose(means, [0, 50, 100, 200], atol=1.01)
@@ -110,7 +111,16 @@ def test_broken_pictures_are_named(folder: Path) -> None:
     whole = (folder / "dog" / "a.bmp").read_bytes()
     (folder / "dog" / "c.bmp").write_bytes(whole[:20])
     assert refusal(entry, COLOUR) == [
-        f"data.train.images: {folder}/dog/c.bmp, {folder}/dog/notes.txt: not a readable image; remove or move it"
+        f"data.train.images: {folder}/dog/c.bmp, {folder}/dog/notes.txt: "
+        "not a readable image; remove or move it"
+    ]
+
+
+def test_formats_that_start_other_programs_are_not_opened(folder: Path) -> None:
+    """Pillow decodes PostScript by running Ghostscript."""
+    picture(folder / "dog" / "c.eps", plain(8, 8, 1))
+    assert refusal({"images": str(folder), "size": 8, "transforms": STEPS}, COLOUR) == [
+        f"data.train.images: {folder}/dog/c.eps: not a readable image; remove or move it"
     ]
 
 
@@ -143,7 +153,8 @@ def test_crop_larger_than_a_picture(folder: Path) -> None:
         {"images": str(folder), "transforms": [{"crop": 9}, *STEPS]}, model(2, x=("float32", ("N", 3, 9, 9)))
     )
     assert line == (
-        f"data.train.images: {folder}/dog/a.bmp, {folder}/dog/b.png: smaller than the crop; resize first or crop less"
+        f"data.train.images: {folder}/dog/a.bmp, {folder}/dog/b.png: "
+        "smaller than the crop; resize first or crop less"
     )
 
 

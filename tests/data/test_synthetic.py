@@ -23,7 +23,7 @@ def test_shapes_dtypes_count_and_mark() -> None:
         "small": ("float16", (64, 2)),
         "raw": ("uint8", (64, 50)),
     }
-    # 12,288 standard normal draws: the standard error of mean and deviation is below 0.01, so 0.05 is 5 of them
+    # 12,288 standard normal draws: standard errors of mean and deviation are below 0.01, so 0.05 is 5 of them
     assert batch.inputs["image"].mean() == pytest.approx(0, abs=0.05)
     assert batch.inputs["image"].std() == pytest.approx(1, abs=0.05)
     assert batch.inputs["raw"].max() > 200
@@ -32,6 +32,8 @@ def test_shapes_dtypes_count_and_mark() -> None:
 def test_values_depend_on_seed_and_sample_only() -> None:
     few, many = opened({"synthetic": True, "samples": 5}), opened({"synthetic": True, "limit": 50})
     other = opened({"synthetic": True, "samples": 5}, seed=1)
+    assert (len(few), len(many)) == (5, 50)
+    assert len(opened({"synthetic": True, "samples": 5, "limit": 50})) == 5
     np.testing.assert_array_equal(
         few.take(np.array([4])).inputs["image"], many.take(np.array([4])).inputs["image"]
     )
@@ -45,8 +47,8 @@ def test_values_depend_on_seed_and_sample_only() -> None:
 def test_dynamic_axes_need_a_size() -> None:
     lines = refusal({"synthetic": True}, TEXT)
     assert lines[0] == (
-        "data.train.synthetic: input 'ids' int64 [N, T] has dynamic axes, and random data cannot choose their sizes; "
-        "write `measure: {shapes: {ids: [1, ...]}}`"
+        "data.train.synthetic: input 'ids' int64 [N, T] has dynamic axes, and random data cannot "
+        "choose their sizes; write `measure: {shapes: {ids: [1, ...]}}`"
     )
     assert len(lines) == 2
     data = opened({"synthetic": True}, TEXT, shapes={"ids": [1, 7], "mask": [1, 7]})

@@ -89,6 +89,12 @@ def test_bad_csv(tmp_path: Path, text: str, line: str) -> None:
     assert refusal({"table": path, "inputs": {"x": ["a", "b"]}}, TWO) == [line.format(path=path)]
 
 
+def test_bad_quotes(tmp_path: Path) -> None:
+    path = csv(tmp_path / "t.csv", 'a,b,kind\n1,"2"3,dog\n')
+    (line,) = refusal({"table": path, "inputs": {"x": ["a", "b"]}}, TWO)
+    assert line.startswith(f"{T}{path}: not a readable CSV file in UTF-8: ")
+
+
 def test_bad_bytes_and_bad_files(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", "a,b\n1,é\n", "latin-1")
     (line,) = refusal({"table": path, **ENTRY}, TWO)

@@ -91,7 +91,7 @@ def test_crop_and_resize_know_channels_first_from_channels_last() -> None:
 
 
 def test_resize_halves_by_averaging() -> None:
-    """Bilinear with antialiasing halves a step edge symmetrically: values rise from 0 to 8 and their mean is kept."""
+    """Bilinear with antialiasing keeps a step edge symmetric: values rise from 0 to 8 about their mean."""
     array = np.zeros((1, 8, 8), np.float32)
     array[:, :, 4:] = 8
     got = run([{"resize": 4}, {"layout": "NCHW"}], array, ("N", 1, 4, 4))[0, 0]

@@ -1,4 +1,4 @@
-"""A report with figures written by hand: a teacher, a chain of three stages, and a branch that did not help."""
+"""A report written by hand: a teacher, a chain of three stages, and a branch that did not help."""
 
 from dataclasses import replace
 

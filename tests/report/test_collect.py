@@ -13,6 +13,7 @@ from mlcompress import files, report
 from mlcompress.errors import ModelError, RecipeError
 from mlcompress.exits import Exit
 from mlcompress.report.collect import collect
+from mlcompress.report.measured import timed_files
 from mlcompress.report.recipe import ReportRecipe
 from mlcompress.report.rows import Report
 
@@ -20,7 +21,7 @@ CLASSES, FEATURES = 3, 8
 
 
 def write_net(path: Path, hidden: int, seed: int = 0) -> Path:
-    """x [N, 8] -> Gemm -> Relu -> Gemm -> logits [N, 3]; 8 h + h + 3 h + 3 parameters, 11 h MACs per sample."""
+    """x [N, 8] -> Gemm -> Relu -> Gemm -> logits [N, 3]; 12 h + 3 parameters, 11 h MACs per sample."""
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> net (float[N, 8] x) => (float[N, 3] logits) '
         "{ a = Gemm (x, w1, b1)\n b = Relu (a)\n logits = Gemm (b, w2, b2) }"
@@ -233,7 +234,7 @@ def test_all_bad_files_are_told_at_once(chain, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """teacher and a copy, a student, and labels that the teacher gets right by construction but for the first 10."""
+    """teacher and a copy, a student, and labels that the teacher gets right but for the first 10."""
     folder = tmp_path_factory.mktemp("measured")
     write_net(folder / "teacher.onnx", 64)
     write_net(folder / "student.onnx", 16, seed=1)
@@ -288,6 +289,23 @@ def test_latency_is_measured_for_every_file_against_baseline_and_parent(measured
     assert (first.to_baseline.value, first.to_parent) == (1.0, None)
     assert second.to_parent.against == paths[0]
     assert second.to_parent.value == second.to_baseline.value  # its parent is the baseline
+
+
+def test_only_a_baseline_that_no_stage_wrote_is_cleaned_before_it_is_timed(chain, tmp_path):
+    raw = tmp_path / "raw.onnx"
+    model = onnx.load(chain[0])
+    model.graph.node.insert(
+        0, onnx.helper.make_node("Constant", [], ["b1"], value=model.graph.initializer.pop(1))
+    )
+    onnx.save(model, raw)
+    rows = collect([raw, chain[1], chain[2]], measure=False).rows
+    folder = tmp_path / "cleaned"
+    folder.mkdir()
+    cleaned, *others = timed_files(rows, 0, folder)
+    assert others == chain[1:]
+    assert [node.op_type for node in onnx.load(cleaned).graph.node] == ["Gemm", "Relu", "Gemm"]
+    assert timed_files(rows, 1, folder) == [raw, *chain[1:]]  # the baseline is an artifact
+    assert timed_files((rows[0], replace(rows[0], path="copy.onnx")), 0, folder) == [cleaned, cleaned]
 
 
 def test_memory_and_environment_are_measured(measured):

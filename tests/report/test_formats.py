@@ -61,7 +61,8 @@ student.onnx    7.10    7.60  0.390 (0.370–0.410)  2.56x faster
 pruned.onnx     7.20    7.70  0.390 (0.370–0.410)  2.56x faster
 dynamic.onnx   30.00   33.30  1.650 (1.500–1.800)  1.65x slower
 int8.onnx       4.00    4.30  0.220 (0.200–0.240)  4.55x faster
-Time / baseline: below 1 is faster; in brackets the range over the repeats.
+Time / baseline: below 1 is faster; in brackets the range over the repeats. The baseline was cleaned
+first, as every stage cleans its input.
 
 Latency against the parent
 Model        Made from     Provider        Time / parent  Outcome

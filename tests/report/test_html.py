@@ -1,4 +1,4 @@
-"""The HTML page: one file that fetches nothing, holds every figure, escapes every name, and is the same twice."""
+"""The HTML page: one file that fetches nothing, holds every figure, escapes every name, twice the same."""
 
 import os
 import re
@@ -117,7 +117,7 @@ def test_hostile_names_are_text_everywhere():
     assert "script" not in tags
     assert "b" not in tags
     assert all("onload" not in attributes for _, attributes in hostile.tags)
-    # title twice, outcome twice, six tables' and three plots' lines, chain, warnings, files, environment twice
+    # title, outcome, six tables' and three plots' lines, chain, warnings, files, environment
     assert hostile.text.count(HOSTILE) >= 15
 
 
@@ -154,7 +154,8 @@ def test_plots_follow_the_colours_of_the_page():
 
 def test_the_bytes_are_the_same_in_another_process(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from mlcompress.report import write; from tests.report.figures import REPORT\n"
+        "import sys; from pathlib import Path\n"
+        "from mlcompress.report import write; from tests.report.figures import REPORT\n"
         "for name in ('r.html', 'r.md', 'r.json', 'r.xml'): write.write(REPORT, Path(sys.argv[1]) / name)"
     )
     written = []

@@ -142,6 +142,15 @@ def test_equal_outputs_have_an_infinite_snr_and_no_difference():
         assert said(row, base)[-1] == f"snr – (inf to {shown}, 400 samples)"
 
 
+def test_the_same_predictions_are_no_finding_about_chance():
+    same = replace(BASE, score=replace(BASE.score, fixed=0, broken=0))
+    assert said(same)[-1] == "top1 +0.00 pt (90.00 % to 90.00 %, 400 samples: 0 fixed, 0 broken)"
+
+
+def test_short_times_keep_three_decimals():
+    assert (words.ms(18.214), words.ms(0.0812)) == ("18.21", "0.081")
+
+
 def test_a_smaller_error_is_good_and_a_larger_one_bad():
     base = replace(BASE, score=Score("mse", 0.2, 400))
     for value, kind in ((0.1, "good"), (0.3, "bad")):

@@ -15,17 +15,19 @@ net (float[batch, 1, 6, 6] image) => (float[batch, {classes}] {output})
     [norm] n = BatchNormalization (c, g1, b1, m1, v1)
     [act] r = Relu (n)
     [pool] p = ReduceMean <keepdims = 0> (r, axes)
-    [fc] logits = Gemm <transB = 1> (p, w2, b2)
+    {dropout}
+    [fc] logits = Gemm <transB = 1> ({last}, w2, b2)
     {softmax}
 }}
 """
 
 
-def net(seed: int = 0, *, softmax: bool = False, classes: int = 3) -> ir.Model:
+def net(seed: int = 0, *, softmax: bool = False, classes: int = 3, dropout: bool = False) -> ir.Model:
     """Conv - BatchNormalization - Relu - mean - Gemm: `logits` or `probabilities` [batch, classes]."""
     last = "[sm] probabilities = Softmax <axis = -1> (logits)" if softmax else ""
     output = "probabilities" if softmax else "logits"
-    proto = onnx.parser.parse_model(_TEXT.format(classes=classes, output=output, softmax=last))
+    middle = {"dropout": "[drop] d = Dropout (p, ratio)" if dropout else "", "last": "d" if dropout else "p"}
+    proto = onnx.parser.parse_model(_TEXT.format(classes=classes, output=output, softmax=last, **middle))
     rng = np.random.default_rng(seed)
     arrays = {
         "w1": rng.normal(0, 0.5, (8, 1, 3, 3)),
@@ -38,6 +40,8 @@ def net(seed: int = 0, *, softmax: bool = False, classes: int = 3) -> ir.Model:
     }
     tensors = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
     tensors.append(onnx.numpy_helper.from_array(np.array([2, 3]), "axes"))
+    if dropout:
+        tensors.append(onnx.numpy_helper.from_array(np.array(0.5, np.float32), "ratio"))
     proto.graph.initializer.extend(tensors)
     return ir.from_proto(proto)
 

@@ -34,7 +34,7 @@ def train(
     **arguments: Any,
 ) -> tuple[dict[str, np.ndarray], History]:
     """Weights and history after training the tiny net."""
-    model = net()
+    model = arguments.pop("model", None) or net()
     executor = Executor(model)
     section = TrainSection.model_validate({**FAST, **(settings or {})})
     given = {"seed": 0, "state_dir": None, "label": "fit", "higher_is_better": True, **arguments}
@@ -76,6 +76,17 @@ def test_same_seed_same_bytes_and_another_seed_differs() -> None:
     assert not same(first, other)
 
 
+def test_random_ops_are_seeded() -> None:
+    def dropped(seed: int) -> dict[str, np.ndarray]:
+        torch.rand(3)  # what happened before must not matter
+        return train(2, model=net(dropout=True), seed=seed)[0]
+
+    first, again, other = dropped(0), dropped(0), dropped(1)
+    assert same(first, again)
+    assert not same(first, other)
+    assert not np.array_equal(first["w2"], train(2)[0]["w2"])  # control: dropping does something
+
+
 def test_running_statistics_are_trained_too() -> None:
     trained, _ = train(1)
     assert not np.array_equal(trained["m1"], weights(net())["m1"])
@@ -88,8 +99,10 @@ class Stop(Exception):
 @pytest.mark.parametrize(
     "settings", [{}, {"ema": 0.9, "accumulate": 2}, {"optimizer": {"name": "adamw", "lr": 0.01}}]
 )
-def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, settings: dict[str, Any]) -> None:
-    metrics = [0.1, 0.5, 0.3, 0.4]
+@pytest.mark.parametrize("metrics", [[0.1, 0.5, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4]])  # best before, and after
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, settings: dict[str, Any], metrics: list[float]
+) -> None:
     whole, expected = train(4, settings=settings, validate=scripted(metrics))
 
     calls = 0
@@ -178,6 +191,18 @@ def test_averaged_weights_are_what_is_kept() -> None:
         np.testing.assert_allclose(averaged[name], expected, rtol=1e-5, atol=1e-7)  # float32 rounding
 
 
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    seen: list[list[int]] = []
+
+    def watch(outputs: Mapping[str, Tensor], batch: TorchBatch) -> Tensor:
+        seen.append(batch.ids.tolist())
+        return cross_entropy(outputs, batch)
+
+    train(2, loss=watch, settings={"batch_size": 192})
+    assert sorted(seen[0]) == sorted(seen[1]) == list(range(192))
+    assert seen[0] != seen[1]
+
+
 def test_frozen_weights_stay() -> None:
     trained, _ = train(1, frozen=["w1", "b2"])
     start = weights(net())
@@ -186,7 +211,39 @@ def test_frozen_weights_stay() -> None:
     assert not np.array_equal(trained["w2"], start["w2"])
 
 
-def test_masks_hold_after_every_step_and_in_the_average() -> None:
+def test_averaging_does_not_change_the_course_of_training() -> None:
+    _, plain = train(3)
+    _, averaged = train(3, settings={"ema": 0.99})
+    assert [row["loss"] for row in averaged.epochs] == [row["loss"] for row in plain.epochs]
+
+
+def test_validation_sees_the_eval_mode() -> None:
+    model = net()
+    executor = Executor(model)
+    modes: list[bool] = []
+
+    def validate() -> float:
+        modes.append(executor.training)
+        return 0.0
+
+    section = TrainSection.model_validate(FAST)
+    fit(
+        executor,
+        cross_entropy,
+        stripes(),
+        section,
+        seed=0,
+        validate=validate,
+        higher_is_better=True,
+        epochs=2,
+        state_dir=None,
+        label="modes",
+    )
+    assert modes == [False, False]
+
+
+@pytest.mark.parametrize("ema", [None, 0.99])
+def test_masks_hold_after_every_step_and_in_the_average(ema: float | None) -> None:
     model = net()
     executor = Executor(model)
     mask = torch.ones(8, 1, 3, 3)
@@ -196,7 +253,7 @@ def test_masks_hold_after_every_step_and_in_the_average() -> None:
         with torch.no_grad():
             executor.trainable["w1"].mul_(mask)
 
-    section = TrainSection.model_validate({**FAST, "ema": 0.99})
+    section = TrainSection.model_validate({**FAST, "ema": ema})
     fit(
         executor,
         cross_entropy,

@@ -41,13 +41,17 @@ def test_logit_losses_read_what_enters_the_softmax() -> None:
     made = objective(entry("soft"), entry("mse"), softmax=True)
     assert made.student_values == ("logits", "probabilities")
     assert made.teacher_values == ("logits", "probabilities")
+    assert made.notes == (
+        "distill.losses[0] (soft): the output ends in Softmax; its input logits is used as logits",
+    )
     assert objective(entry("soft")).student_values == ("logits",)
+    assert objective(entry("soft")).notes == ()
 
 
 def test_hard_alone_asks_no_teacher() -> None:
     made = objective(entry("hard"))
     assert made.teacher_values == ()
-    assert made.needs_labels
+    assert made.labelled == ("hard",)
     assert float(made({"logits": LOGITS}, batch(torch.tensor([0, 2])))) == pytest.approx(
         float(functional.cross_entropy(LOGITS, torch.tensor([0, 2]))), rel=1e-6
     )

@@ -98,8 +98,11 @@ def test_default_losses_follow_labels_outputs_and_metric() -> None:
 def test_what_is_missing_is_said() -> None:
     with pytest.raises(DataError, match=r"data\.train: training needs samples"):
         recovered(net(), net(1), Context(0))
-    with pytest.raises(DataError, match="`hard` needs labels"):
+    with pytest.raises(DataError, match="hard needs labels; name the `label`"):
         recovered(net(), net(1), Context(0, train=stripes(6, labels=False)), losses=[entry("hard")])
+    blind = Context(0, train=stripes(6), validation=stripes(6, labels=False))
+    with pytest.raises(DataError, match=r"evaluate\.metric: top1 needs labels"):
+        recovered(net(), net(1), blind, losses=[entry("soft")])
     with pytest.raises(DataError, match="nothing to learn from"):
         recovered(net(), net(1), Context(0, train=stripes(6)), losses=[])
     with pytest.raises(RecipeError, match=r"evaluate\.output: the model has no output 'x'"):

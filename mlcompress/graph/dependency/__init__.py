@@ -4,6 +4,7 @@ from mlcompress.graph.dependency.analysis import Analysis, Dead, analyse
 from mlcompress.graph.dependency.families import Consumer, Family, Member
 from mlcompress.graph.dependency.mask import mask
 from mlcompress.graph.dependency.remove import remove, shapes_after
+from mlcompress.graph.dependency.settle import settle
 from mlcompress.graph.dependency.trace import Frozen
 
 __all__ = [

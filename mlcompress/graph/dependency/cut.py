@@ -97,16 +97,19 @@ class Cut:
             part if array is None else self._insertion.constant(part.name or "shape", array)
             for part, array in zip(parts, mended, strict=True)
         ]
-        joined = self._insertion.node(
-            "Concat",
-            values,
-            argument.name or "shape",
-            ir.DataType.INT64,
-            shape=argument.shape,
-            attributes={"axis": 0},
-        )
-        self._graph.insert_before(node, joined)
-        node.replace_input_with(index, joined.outputs[0])
+        dtype = parts[0].dtype or ir.DataType.INT64
+        stem = argument.name or "shape"
+        made = self._insertion.node("Concat", values, stem, dtype, shape=argument.shape, attributes={"axis": 0})
+        nodes = [made]
+        if dtype != ir.DataType.INT64:
+            to = {"to": ir.DataType.INT64.value}
+            nodes.append(
+                self._insertion.node(
+                    "Cast", made.outputs, stem, ir.DataType.INT64, shape=argument.shape, attributes=to
+                )
+            )
+        self._graph.insert_before(node, nodes)
+        node.replace_input_with(index, nodes[-1].outputs[0])
 
 
 def _replaced(piece: ir.Value, changes: Mapping[int, int | None]) -> np.ndarray | None:

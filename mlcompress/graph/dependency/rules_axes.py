@@ -6,6 +6,7 @@ import onnx_ir as ir
 from mlcompress.graph.dependency.atoms import Axis
 from mlcompress.graph.dependency.cut import Cut
 from mlcompress.graph.dependency.rules import axis_of, operand, optional, rewrite, rule
+from mlcompress.graph.dependency.rules_select import slice_ranges
 from mlcompress.graph.dependency.shapes import Size, elements, integers
 from mlcompress.graph.dependency.trace import Trace
 
@@ -131,14 +132,21 @@ def shape(node: ir.Node, trace: Trace) -> None:
     start = axis_of(node.attributes.get_int("start", 0), rank)
     stop = axis_of(node.attributes.get_int("end", rank), rank)
     entries = list(range(rank))[start:stop]
-    read: set[int] = set()
-    for reader, _ in node.outputs[0].uses():
-        picked = _picked(reader, entries)
-        read |= set(entries if picked is None else picked)
-    if node.outputs[0].is_graph_output():
-        read = set(entries)
+    read = _read(node.outputs[0], entries)
     trace.keep(node, [axes[axis] for axis in sorted(read)], "its length is read as a number")
     trace.set(node.outputs[0], [None])
+
+
+def _read(vector: ir.Value, entries: list[int]) -> set[int]:
+    """Which entries of a shape vector are read by later nodes; all, where one of them may read any."""
+    read = set(entries if vector.is_graph_output() else ())
+    for reader, _ in vector.uses():
+        if reader.op_type == "Cast":
+            read |= _read(reader.outputs[0], entries)
+        else:
+            picked = _picked(reader, entries)
+            read |= set(entries if picked is None else picked)
+    return read
 
 
 def _picked(reader: ir.Node, entries: list[int]) -> list[int] | None:
@@ -146,8 +154,7 @@ def _picked(reader: ir.Node, entries: list[int]) -> list[int] | None:
     if reader.op_type == "Gather":
         indices = integers(optional(reader, 1))
         return None if indices is None else [entries[index] for index in indices]
-    if reader.op_type == "Slice" and len(reader.inputs) >= 3:
-        starts, stops = integers(optional(reader, 1)), integers(optional(reader, 2))
-        if starts and stops and optional(reader, 4) is None:
-            return entries[starts[0] : stops[0]]
+    if reader.op_type == "Slice":
+        ranges = slice_ranges(reader)
+        return None if ranges is None or len(ranges) != 1 else entries[slice(*ranges[0][1:])]
     return None

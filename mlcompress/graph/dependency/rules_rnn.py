@@ -43,7 +43,8 @@ def recurrent(node: ir.Node, trace: Trace) -> None:
     for index in (5, 6):
         state = optional(node, index)
         if state is not None:
-            trace.keep(node, trace.of(state)[:2], "one state per sequence and direction")
+            for axis in trace.of(state)[:2]:
+                trace.atoms.freeze(axis)
             trace.atoms.unify(hidden, trace.of(state)[2])
     for index, value in enumerate(node.outputs):
         trace.set(value, [None] * (3 if index == 0 else 2) + [hidden])

@@ -82,9 +82,11 @@ def _split_sizes(node: ir.Node, length: int | None) -> list[int] | None:
 def split_sizes(node: ir.Node, cut: Cut) -> None:
     """Explicit sizes, since equal parts may have become unequal."""
     along = axis_of(node.attributes.get_int("axis", 0), cut.rank(operand(node, 0)))
-    if cut.live(operand(node, 0), along) is None:
+    live = cut.live(operand(node, 0), along)
+    before = None if live is None else _split_sizes(node, len(live))
+    if live is None or before is None:
         return
-    sizes = [cut.size(value.name or "", along) for value in node.outputs]
+    sizes = [int(part.sum()) for part in np.split(live, np.cumsum(before)[:-1])]
     if "split" in node.attributes or cut.opset < 13:
         node.attributes["split"] = ir.AttrInt64s("split", sizes)
         return

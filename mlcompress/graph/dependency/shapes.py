@@ -34,10 +34,12 @@ def elements(value: ir.Value | None) -> list[int | None] | None:
 
 
 def pieces(value: ir.Value | None) -> list[ir.Value]:
-    """The values that a shape argument is joined from."""
+    """The values that a shape argument is joined from; casts between integer types are looked through."""
     if value is None:
         return []
     producer = value.producer()
+    if producer is not None and producer.op_type == "Cast":
+        return pieces(producer.inputs[0])
     if producer is None or producer.op_type != "Concat":
         return [value]
     return [piece for piece in producer.inputs if piece is not None]

@@ -62,7 +62,7 @@ class Node:
     def fixed(self, index: int, formal: str) -> Tensor | None:
         """The input at `index`, None when absent; Refusal when it is computed at run time."""
         if self.has(index) and self.inputs[index] not in self.constants:
-            raise Refusal(f"input {formal} is computed at run time; only a constant is supported")
+            raise Refusal(f"input {formal} is computed at run time, not constant, and so")
         return self.constant(index)
 
 

@@ -15,7 +15,7 @@ def batch_normalization(
     In training mode the running statistics are updated in place, the variance with n - 1, as torch does.
     """
     if training_mode:
-        raise Refusal("attribute training_mode=1 (the mode belongs to the executor)")
+        raise Refusal("attribute training_mode=1 (that belongs to the executor)")
     if not spatial:
         raise Refusal("attribute spatial=0")
     rate = 1.0 - momentum

@@ -110,7 +110,7 @@ def upsample(node: Node, *, mode: str = "nearest", scales: Sequence[float] | Non
 
 
 def _resample(mode: str, coordinates: str, rounding: str, scales_of: Run, axes: Ints | None) -> Run:
-    """One axis after another: pick the nearest element, or mix the two neighbours; by torch where it agrees."""
+    """One axis after another: pick the nearest element, or mix two neighbours; by torch where it agrees."""
     if mode not in ("nearest", "linear"):
         raise Refusal(f"attribute mode={mode!r}")
 
@@ -125,7 +125,7 @@ def _resample(mode: str, coordinates: str, rounding: str, scales_of: Run, axes: 
             scale = new / length if sizes else scales[index]
             if new != length or scale != 1:
                 targets[dim] = (new, scale)
-        if _torch_agrees(x, targets, mode, coordinates):
+        if _torch_agrees(x, targets, mode, coordinates, rounding):
             shape = [targets.get(dim, (x.shape[dim],))[0] for dim in range(2, x.dim())]
             name = mode if mode == "nearest" else ("linear", "bilinear", "trilinear")[x.dim() - 3]
             corners = None if mode == "nearest" else coordinates == "align_corners"
@@ -138,12 +138,18 @@ def _resample(mode: str, coordinates: str, rounding: str, scales_of: Run, axes: 
     return run
 
 
-def _torch_agrees(x: Tensor, targets: dict[int, tuple[int, float]], mode: str, coordinates: str) -> bool:
-    """Spatial axes only, and either whole multiples of nearest, or linear with a scale that the sizes imply."""
+WHOLE = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
+"""Modes in which enlarging by a whole factor repeats each element."""
+
+
+def _torch_agrees(
+    x: Tensor, targets: dict[int, tuple[int, float]], mode: str, coordinates: str, rounding: str
+) -> bool:
+    """Spatial axes only, and either nearest by whole factors, or linear with the scale that sizes imply."""
     if not 3 <= x.dim() <= 5 or min(targets, default=0) < 2:
         return False
     if mode == "nearest":
-        return coordinates in ("half_pixel", "asymmetric") and all(
+        return (coordinates, rounding) in WHOLE and all(
             new == scale * x.shape[dim] and new % x.shape[dim] == 0 for dim, (new, scale) in targets.items()
         )
     implied = all(scale == new / x.shape[dim] for dim, (new, scale) in targets.items())

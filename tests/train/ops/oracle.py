@@ -14,7 +14,7 @@ from mlcompress.train.executor import Executor
 
 Array = np.ndarray[Any, Any]
 EPS = 1e-5
-"""fp32, the same formula: sums in another order and approximated functions stay below this (atol and rtol)."""
+"""fp32, the same formula: sums in another order and approximated functions stay below (atol, rtol)."""
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -48,7 +48,9 @@ def model_of(
         [
             # dynamic shapes, but for lists: the checker wants to know how long `sizes` is
             helper.make_tensor_value_info(
-                names[i], helper.np_dtype_to_tensor_dtype(a.dtype), a.shape if a.ndim == 1 else [None] * a.ndim
+                names[i],
+                helper.np_dtype_to_tensor_dtype(a.dtype),
+                a.shape if a.ndim == 1 else [None] * a.ndim,
             )
             for i, a in given
             if i not in constant

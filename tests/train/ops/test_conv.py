@@ -26,7 +26,9 @@ CONVS: list[dict[str, Any]] = [
 def test_conv(attributes: dict[str, Any]) -> None:
     weight = normal(8, 4 // attributes.get("group", 1), 3, 2, seed=1) / 4
     compare("Conv", normal(2, 4, 9, 8), weight, constant=[1], tolerance=EPS, **attributes)
-    compare("Conv", normal(2, 4, 9, 8), weight, normal(8, seed=2), constant=[1, 2], tolerance=EPS, **attributes)
+    compare(
+        "Conv", normal(2, 4, 9, 8), weight, normal(8, seed=2), constant=[1, 2], tolerance=EPS, **attributes
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -89,7 +91,15 @@ def test_max_pool(attributes: dict[str, Any], size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("attributes", POOLS)
 def test_average_pool(attributes: dict[str, Any], size: tuple[int, int], include: int) -> None:
     x = normal(2, 3, *size)
-    compare("AveragePool", x, opset=22, tolerance=EPS, kernel_shape=[3, 2], count_include_pad=include, **attributes)
+    compare(
+        "AveragePool",
+        x,
+        opset=22,
+        tolerance=EPS,
+        kernel_shape=[3, 2],
+        count_include_pad=include,
+        **attributes,
+    )
 
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
@@ -114,7 +124,13 @@ def test_global_pools(op: str, shape: tuple[int, ...]) -> None:
 def test_batch_normalization(shape: tuple[int, ...]) -> None:
     arrays = [normal(3, seed=i) for i in range(1, 4)] + [np.abs(normal(3, seed=4)) + 0.1]
     compare(
-        "BatchNormalization", normal(*shape), *arrays, constant=[1, 2, 3, 4], tolerance=EPS, epsilon=1e-3, momentum=0.8
+        "BatchNormalization",
+        normal(*shape),
+        *arrays,
+        constant=[1, 2, 3, 4],
+        tolerance=EPS,
+        epsilon=1e-3,
+        momentum=0.8,
     )
 
 

@@ -18,7 +18,8 @@ def test_gemm(trans_a: int, trans_b: int, bias: tuple[int, ...] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b"), [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((4,), (4, 5)), ((2, 1, 3, 4), (6, 4, 5)), ((4,), (4,))]
+    ("a", "b"),
+    [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((4,), (4, 5)), ((2, 1, 3, 4), (6, 4, 5)), ((4,), (4,))],
 )
 def test_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     compare("MatMul", normal(*a), normal(*b, seed=1), tolerance=EPS)

@@ -67,7 +67,9 @@ def test_gelu(approximate: str) -> None:
 
 
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
-@pytest.mark.parametrize(("opset", "axis"), [(18, None), (18, 1), (13, 0), (11, None), (11, 2), (11, 0), (11, -1)])
+@pytest.mark.parametrize(
+    ("opset", "axis"), [(18, None), (18, 1), (13, 0), (11, None), (11, 2), (11, 0), (11, -1)]
+)
 def test_softmax(op: str, opset: int, axis: int | None) -> None:
     """Below opset 13 the input is flattened to two axes, and the default axis is another one."""
     attributes = {} if axis is None else {"axis": axis}
@@ -157,4 +159,6 @@ def test_cumsum(exclusive: int, reverse: int) -> None:
     for axis in (0, -1):
         array = np.array(axis)
         compare("CumSum", normal(3, 4), array, tolerance=EPS, exclusive=exclusive, reverse=reverse)
-        compare("CumSum", normal(3, 4), array, constant=[1], tolerance=EPS, exclusive=exclusive, reverse=reverse)
+        compare(
+            "CumSum", normal(3, 4), array, constant=[1], tolerance=EPS, exclusive=exclusive, reverse=reverse
+        )

@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear against onnxruntime; their straight-through gradient against hand numbers."""
+"""QuantizeLinear and DequantizeLinear against onnxruntime; their gradients against hand numbers."""
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ from tests.train.ops.oracle import EPS, compare, normal, reference
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16])
 def test_quantize_per_tensor(kind: type) -> None:
-    """Codes are equal: one division, one rounding. 0.5-steps of the scale are among the inputs (half to even)."""
+    """Equal codes: one division, one rounding. Halves of the scale are among the inputs (half to even)."""
     x = np.concatenate([normal(50) * 9, np.arange(-9, 9, dtype=np.float32) / 4])
     zero = np.array(3, kind)
     compare("QuantizeLinear", x, np.array(0.5, np.float32), zero, constant=[1, 2], opset=21, tolerance=0)
@@ -44,7 +44,9 @@ def test_blocks() -> None:
     codes = np.arange(-12, 12, dtype=np.int8).reshape(6, 4)
     scale = np.abs(normal(2, 4)) + 0.1
     compare("DequantizeLinear", codes, scale, constant=[0, 1], opset=21, tolerance=EPS, axis=0, block_size=3)
-    compare("QuantizeLinear", normal(6, 4) * 9, scale, constant=[1], opset=21, tolerance=0, axis=0, block_size=3)
+    compare(
+        "QuantizeLinear", normal(6, 4) * 9, scale, constant=[1], opset=21, tolerance=0, axis=0, block_size=3
+    )
 
 
 def pair(kind: int, scale: list[float], zero: list[int], shape: list[int], axis: int) -> onnx.ModelProto:
@@ -72,9 +74,21 @@ def pair(kind: int, scale: list[float], zero: list[int], shape: list[int], axis:
     ("kind", "zero", "x", "y", "grad"),
     [
         # scale 0.5, codes 0..255 around 2: representable are -1 .. 126.5
-        (TensorProto.UINT8, 2, [-1.3, -1.2, 0.3, 126.7, 127.0], [-1.0, -1.0, 0.5, 126.5, 126.5], [0, 1, 1, 1, 0]),
+        (
+            TensorProto.UINT8,
+            2,
+            [-1.3, -1.2, 0.3, 126.7, 127.0],
+            [-1.0, -1.0, 0.5, 126.5, 126.5],
+            [0, 1, 1, 1, 0],
+        ),
         # half to even: 0.25 / 0.5 = 0.5 -> 0, 0.75 / 0.5 = 1.5 -> 2; codes -128..127 around 1
-        (TensorProto.INT8, 1, [0.25, 0.75, -64.5, -65.0, 63.5], [0.0, 1.0, -64.5, -64.5, 63.0], [1, 1, 1, 0, 0]),
+        (
+            TensorProto.INT8,
+            1,
+            [0.25, 0.75, -64.5, -65.0, 63.5],
+            [0.0, 1.0, -64.5, -64.5, 63.0],
+            [1, 1, 1, 0, 0],
+        ),
         # codes -8..7
         (TensorProto.INT4, 0, [-4.2, -4.3, 3.7, 3.8, 0.1], [-4.0, -4.0, 3.5, 3.5, 0.0], [1, 0, 1, 0, 1]),
     ],
@@ -82,7 +96,7 @@ def pair(kind: int, scale: list[float], zero: list[int], shape: list[int], axis:
 def test_straight_through_gradient(
     kind: int, zero: int, x: list[float], y: list[float], grad: list[float], tapped: bool
 ) -> None:
-    """1 where the rounded code is inside its range, else 0; tapping the codes (no fused pair) changes nothing."""
+    """1 where the rounded code is in range, else 0; tapping the codes (no fused pair) changes nothing."""
     model = pair(kind, [0.5], [zero], [5], 1)
     inputs = torch.tensor(x, requires_grad=True)
     executor = Executor(ir.from_proto(model))
