@@ -6,9 +6,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from mlcompress import gate, graph
+from mlcompress import console, gate, graph
 from mlcompress.context import Context
 from mlcompress.data import Dataset, describe, inherit, open_data, split
+from mlcompress.data.keys import sources
 from mlcompress.errors import DataError, RecipeError, UserError
 from mlcompress.job import Job
 from mlcompress.recipe.sections import DataEntry, Shared
@@ -85,9 +86,11 @@ def _open(name: str, wanted: dict[str, bool], recipe: Shared, model: ir.Model, j
     entry: DataEntry | None = getattr(recipe.data, name)
     if entry is None:
         return None
-    if name != "train" and recipe.data.train is not None:
+    if recipe.data.train is not None and name != "train":
+        if name == "calibration" and not sources(entry):  # some of the training samples are what calibration wants
+            entry = recipe.data.train.model_copy(update={"limit": entry.limit, "samples": entry.samples})
         entry = inherit(entry, recipe.data.train)
-    return open_data(
+    data = open_data(
         entry,
         graph.signature(model),
         where=f"data.{name}",
@@ -97,3 +100,6 @@ def _open(name: str, wanted: dict[str, bool], recipe: Shared, model: ir.Model, j
         output=recipe.evaluate.output,
         shapes=recipe.measure.shapes,
     )
+    for note in data.origin.notes:
+        console.say(note)
+    return data

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from mlcompress.graph.macs import needed_values, node_macs
-from mlcompress.graph.save import INLINE_LIMIT, copy, tensor_bytes, to_bytes
+from mlcompress.graph.save import copy, fits_message, to_bytes
 from mlcompress.graph.session import ORT_ERRORS, Level, session
 from mlcompress.graph.shapes import at_shapes, example_feed, example_shapes
 from mlcompress.graph.signature import signature
@@ -174,7 +174,7 @@ def _measured_shapes(
     model: ir.Model, inputs: Mapping[str, Sequence[int]], names: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
     """Shapes that one run shows, where inference cannot tell (computed Reshape targets, contrib ops)."""
-    if tensor_bytes(model) > INLINE_LIMIT:
+    if not fits_message(model):
         return {}
     probe = copy(model)
     known = {value.name for value in probe.graph.outputs}

@@ -1,6 +1,6 @@
 """Constant folding: what does not depend on an input is computed once, by onnxruntime itself.
 
-Two steps alternate until nothing changes. onnxscript's optimiser propagates shapes (Shape of a fixed axis,
+Steps alternate until nothing changes. onnxscript's optimiser propagates shapes (Shape of a fixed axis,
 CastLike, Expand and Reshape to the same shape, If with a constant condition) and does small integer
 arithmetic. Everything else is evaluated node by node in onnxruntime, so that a folded graph gives the very
 numbers the unfolded one gave.
@@ -21,6 +21,7 @@ import onnxscript.optimizer
 
 from mlcompress.graph.evaluate import evaluate, forecast
 from mlcompress.graph.initializers import initializer
+from mlcompress.graph.static_axes import known_axes
 from mlcompress.graph.unused import remove_unused
 
 LARGEST_FOLDED = 2**30
@@ -94,6 +95,7 @@ def fold(model: ir.Model) -> None:
         remove_unused(model)  # dead readers would make ties of matrices that have one reader
         changed = _evaluate_all(model)
         changed |= _propagate_shapes(model)
+        changed |= _select_known_axes(model)
         if not changed:
             return
 
@@ -119,6 +121,16 @@ def _propagate_shapes(model: ir.Model) -> bool:
             should_fold=partial(_is_shape_arithmetic, opsets=model.opset_imports),
         )
     return bool(result.modified)
+
+
+def _select_known_axes(model: ir.Model) -> bool:
+    changed = False
+    for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
+        axes = None if _gives_output(node) else known_axes(node)
+        if axes is not None:
+            _replace(node, [axes])
+            changed = True
+    return changed
 
 
 def _is_shape_arithmetic(node: ir.Node, opsets: dict[str, int]) -> bool:
@@ -239,5 +251,6 @@ def _replace(node: ir.Node, arrays: list[np.ndarray]) -> None:
         value.replace_all_uses_with(made)
     graph.remove(node, safe=True)
     for value in inputs:
-        if value.graph is not None and not value.uses() and not value.is_graph_output():
-            del value.graph.initializers[str(value.name)]
+        graph = value.graph if value.is_initializer() else None
+        if graph is not None and not value.uses() and not value.is_graph_output():
+            del graph.initializers[str(value.name)]

@@ -37,7 +37,9 @@ class Insertion:
         """A new initializer that holds `array` (scalars stay scalars)."""
         free = self.fresh(name)
         tensor = ir.tensor(array, name=free)
-        value = ir.Value(name=free, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+        value = ir.Value(
+            name=free, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
+        )
         self.graph.register_initializer(value)
         return value
 
@@ -46,7 +48,7 @@ class Insertion:
         op: str,
         inputs: Sequence[ir.Value | None],
         output: str,
-        dtype: ir.DataType,
+        dtype: ir.DataType | None,
         *,
         stem: str = "",
         shape: ir.Shape | None = None,
@@ -54,10 +56,13 @@ class Insertion:
         outputs: int = 1,
     ) -> ir.Node:
         """A node named `<stem>_<op>` (stem: the output's name by default) that is not yet placed in the graph."""
-        made = [ir.Value(name=self.fresh(output), shape=shape, type=ir.TensorType(dtype))]
+        kind = None if dtype is None else ir.TensorType(dtype)
+        made = [ir.Value(name=self.fresh(output), shape=shape, type=kind)]
         made += [ir.Value(name=self.fresh(f"{output}_{index}")) for index in range(1, outputs)]
         name = self.fresh(f"{stem or output}_{op}")
-        return ir.Node("", op, inputs, ir.convenience.convert_attributes(attributes or {}), outputs=made, name=name)
+        return ir.Node(
+            "", op, inputs, ir.convenience.convert_attributes(attributes or {}), outputs=made, name=name
+        )
 
     def at_start(self, nodes: Sequence[ir.Node]) -> None:
         """Place nodes that read only initializers and graph inputs before everything that was there."""

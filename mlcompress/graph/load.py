@@ -8,7 +8,7 @@ import onnx_ir as ir
 from mlcompress.errors import ModelError, UserError
 from mlcompress.graph import external, formats, names, sparse, structure
 from mlcompress.graph.clean import clean
-from mlcompress.graph.save import INLINE_LIMIT, tensor_bytes, to_bytes
+from mlcompress.graph.save import fits_message, to_bytes
 from mlcompress.graph.session import ORT_ERRORS, Level, reason, session
 from mlcompress.graph.shapes import infer_shapes
 from mlcompress.graph.signature import signature
@@ -41,7 +41,7 @@ def load(path: Path | str) -> ir.Model:
         clean(model)
         _complete_outputs(model)
         signature(model)
-        source = to_bytes(model) if tensor_bytes(model) <= INLINE_LIMIT else path
+        source = to_bytes(model) if fits_message(model) else path
     except UserError as error:
         raise type(error)(*(f"{path}: {line}" for line in error.lines)) from None
     except Exception:

@@ -34,12 +34,16 @@ def tensor_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in _initializers(model) if value.const_value is not None)
 
 
+def fits_message(model: ir.Model) -> bool:
+    """Do all tensors fit one protobuf message?"""
+    return tensor_bytes(model) <= INLINE_LIMIT
+
+
 def to_bytes(model: ir.Model) -> bytes:
     """Deterministic ModelProto bytes with all tensors inside. Raises ModelError above 2 GiB."""
-    size = tensor_bytes(model)
-    if size > INLINE_LIMIT:
+    if not fits_message(model):
         raise ModelError(
-            f"model: {size / 2**30:.1f} GiB of tensors do not fit one protobuf message; save it to a file"
+            f"model: {tensor_bytes(model) / 2**30:.1f} GiB do not fit one protobuf message; save it to a file"
         )
     data: bytes = message(model).SerializeToString(deterministic=True)
     return data
@@ -54,7 +58,7 @@ def save(model: ir.Model, path: Path | str) -> list[Path]:
     path = Path(path)
     try:
         path.unlink(missing_ok=True)
-        if tensor_bytes(model) <= INLINE_LIMIT:
+        if fits_message(model):
             path.write_bytes(to_bytes(model))
             return [path]
         data = path.with_name(path.name + ".data")

@@ -46,9 +46,9 @@ def example_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """A static shape for every input.
 
-    Dynamic axes become `batch` where they are the first axis or have the name of a first axis, else `other`.
-    `shapes` gives whole shapes by input name. Raises ModelError for names and shapes that do not fit the
-    signature.
+    Dynamic axes that are named like a batch ("batch", "N", "B", ...) become `batch`, or without such names
+    the first axes and those named like one; others become `other`. `shapes` gives whole shapes by input name.
+    Raises ModelError for names and shapes that do not fit the signature.
     """
     given = dict(shapes or {})
     names = {tensor.name: tensor for tensor in signature.inputs}
@@ -64,14 +64,14 @@ def example_shapes(
     ]
     if lines:
         raise ModelError(*lines)
-    batches = {
-        tensor.shape[0] for tensor in signature.inputs if tensor.shape and isinstance(tensor.shape[0], str)
-    }
+    axes = {size for tensor in signature.inputs for size in tensor.shape if isinstance(size, str)}
+    batches = {size for size in axes if "batch" in size.lower() or size.lower() in ("n", "b")}
+    batches = batches or axes.intersection(tensor.shape[0] for tensor in signature.inputs if tensor.shape)
 
     def length(axis: int, size: int | str | None) -> int:
         if isinstance(size, int):
             return size
-        return batch if axis == 0 or size in batches else other
+        return batch if size in batches or (axis == 0 and size is None) else other
 
     return {
         tensor.name: tuple(

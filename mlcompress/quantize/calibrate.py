@@ -37,7 +37,9 @@ def observe(model: ir.Model, names: Iterable[str], data: "Dataset") -> dict[str,
             arrays = dict(zip(outputs, session.run(outputs, batch.inputs), strict=True)) | batch.inputs
             for name in wanted:
                 if not np.isfinite(arrays[name]).all():
-                    raise DataError(f"data.calibration: tensor {name!r} holds NaN or infinity; check the transforms")
+                    raise DataError(
+                        f"data.calibration: tensor {name!r} holds NaN or infinity; check the transforms"
+                    )
                 seen[name].update(arrays[name])
             advance(len(batch.ids))
     return seen

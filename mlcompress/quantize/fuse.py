@@ -67,7 +67,9 @@ def fold_gemm_factors(model: ir.Model) -> None:
             factor = attribute(node, name, 1.0)
             array = array_of(node.inputs[index]) if index < len(node.inputs) else None
             if factor != 1.0 and array is not None:
-                set_constant(insertion, node, index, (array * factor).astype(array.dtype), f"{node.name}.{name}")
+                set_constant(
+                    insertion, node, index, (array * factor).astype(array.dtype), f"{node.name}.{name}"
+                )
             if factor != 1.0 and (array is not None or (index == 2 and bias is None)):
                 del node.attributes[name]
     insertion.drop_unread()
@@ -123,5 +125,3 @@ def _take_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     old.name = f"{name}_replaced"
     new.name = name
     graph.outputs[list(graph.outputs).index(old)] = new
-
-

@@ -47,6 +47,8 @@ def obstacle(node: ir.Node) -> str | None:
         return f"its weight has {weight.ndim} axes, 2 are needed"
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1):
         return "its alpha or beta is not 1"
+    if node.op_type == "Gemm" and attribute(node, "transA", 0):
+        return "its input is transposed"
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = array_of(node.inputs[2])
         if bias is None:
@@ -105,7 +107,12 @@ def fused_output(node: ir.Node) -> ir.Value:
     """
     output = node.outputs[0]
     users = [use.node for use in output.uses()]
-    if len(users) == 1 and not output.is_graph_output() and users[0].graph is node.graph and clips_at_zero(users[0]):
+    if (
+        len(users) == 1
+        and not output.is_graph_output()
+        and users[0].graph is node.graph
+        and clips_at_zero(users[0])
+    ):
         return users[0].outputs[0]
     return output
 

@@ -13,9 +13,13 @@ LATER = {
         ("int4", "int2", "ternary", "binary", "bf16", "fixed_point", "log2", "piecewise", "codebook"),
         "use int8 or fp16",
     ),
-    "activations": dict.fromkeys(("int8", "uint16", "int16", "float"), "use uint8, which has the fast CPU kernels"),
+    "activations": dict.fromkeys(
+        ("int8", "uint16", "int16", "float"), "use uint8, which has the fast CPU kernels"
+    ),
     "granularity": {"per_block": "use per_channel"},
-    "storage": dict.fromkeys(("int4", "int2", "packed", "codebook", "bitmask", "relative"), "use auto, int8 or fp16"),
+    "storage": dict.fromkeys(
+        ("int4", "int2", "packed", "codebook", "bitmask", "relative"), "use auto, int8 or fp16"
+    ),
     "target": {"openvino": "use cpu"},
 }
 """Values that recipes may name and this version does not do, with what to do instead."""
@@ -90,7 +94,8 @@ class QuantizeSection(Section):
     weights: Weights = Weights()
     activations: Activations = Activations()
     storage: Annotated[Literal["auto", "plain", "int8", "fp16"], _not_yet("storage")] = Field(
-        "auto", description="static, dynamic: how weights of layers that compute in float are stored; auto: int8"
+        "auto",
+        description="static, dynamic: how weights of layers that compute in float are stored; auto: int8",
     )
     placement: Annotated[Literal["rules", "measured", "all"] | Replay, BeforeValidator(_placement)] = Field(
         "rules",
@@ -119,7 +124,9 @@ class QuantizeSection(Section):
         mode, found = self.mode, []
         scheme = self.weights.scheme
         if scheme is not None and scheme != ("fp16" if mode == "cast" else "int8"):
-            found.append(f"weights.scheme {scheme} does not go with mode {mode}; fp16 is `mode: cast`, int8 the others")
+            found.append(
+                f"weights.scheme {scheme} does not go with mode {mode}; fp16 is `mode: cast`, int8 the others"
+            )
         if mode != "static" and self.model_fields_set & {"activations", "placement"}:
             found.append(f"activations and placement belong to `mode: static`, not {mode}")
         if mode in ("weight_only", "cast") and self.storage not in ("auto", self.form):

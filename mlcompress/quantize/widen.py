@@ -38,6 +38,8 @@ def widen_stems(model: ir.Model, names: Collection[str]) -> dict[str, str]:
         insertion.after(value, [pad])
         node.replace_input_with(0, pad.outputs[0])
         wide = np.pad(weight, [(0, 0), (0, extra)] + [(0, 0)] * (rank - 2))
-        set_constant(insertion, node, 1, wide, f"{node.inputs[1].name if node.inputs[1] else node.name}_padded")
+        set_constant(
+            insertion, node, 1, wide, f"{node.inputs[1].name if node.inputs[1] else node.name}_padded"
+        )
         padded[str(pad.outputs[0].name)] = str(value.name)
     return padded

@@ -41,7 +41,7 @@ def run(
     from mlcompress.report.write import targets, write
 
     chosen = load(recipe, ReportRecipe, overrides)
-    files = targets(outputs, chosen.report.formats)
+    files = targets(outputs, chosen.report.formats, models)
     if chosen.report.formats and not files:
         console.warn("report.formats: no file is written, since no -o says under which name")
     report = collect(models, chosen, measure=measure, no_code=no_code)

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from mlcompress import gate
+from mlcompress.gate import Checked
 from mlcompress.report.rows import Ratio, Report, Row, Score, Timing
 from mlcompress.report.words import setting, shown_ratio, timing_at
 
@@ -23,8 +24,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "models": [_model(report, row) for row in report.rows],
         "gate": {
             "model": report.rows[-1].path,
-            "limits": [limit.as_json() for limit in report.limits],
-            "missed": [limit.as_json() for limit in gate.missed(list(report.limits))],
+            "limits": [_limit(limit) for limit in report.limits],
+            "missed": [_limit(limit) for limit in gate.missed(list(report.limits))],
         },
         "warnings": list(report.warnings),
         "environment": report.environment,
@@ -95,6 +96,11 @@ def _ratio(ratio: Ratio | None) -> dict[str, Any]:
     if ratio is None:
         return {"ratio": None, "ratio_low": None, "ratio_high": None, "verdict": None}
     return {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high, "verdict": ratio.verdict}
+
+
+def _limit(limit: Checked) -> dict[str, Any]:
+    """An snr falls by infinity from a baseline that is compared with itself."""
+    return {**limit.as_json(), "value": _number(limit.value)}
 
 
 def _number(value: float | None) -> float | None:

@@ -41,7 +41,7 @@ def _laid_out(table: Table) -> str:
 
 def _escape(text: str) -> str:
     """Neither markup nor a column break can come from a file name."""
-    return re.sub(r"([\\`*_\[\]<>#~&])", r"\\\1", words.plain(text))
+    return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", words.plain(text))
 
 
 def _code(text: str) -> str:

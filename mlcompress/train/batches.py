@@ -57,7 +57,8 @@ def to_torch(batch: Batch) -> TorchBatch:
 
 def _tensor(array: np.ndarray) -> Tensor:
     whole = np.require(array, requirements=["C", "W"])  # torch warns about arrays that it must not write to
-    return torch.from_numpy(whole)
+    # numpy may give an axis of length 1 any stride, and torch picks kernels by strides
+    return torch.from_numpy(whole).reshape(-1).reshape(whole.shape)
 
 
 class EpochOrder:

@@ -209,6 +209,15 @@ def test_a_metric_limit_uses_the_cards_metric(chain):
     assert (limit.verdict, limit.value) == ("pass", pytest.approx(0.15))  # from the teacher's 0.8
 
 
+@pytest.mark.parametrize(("name", "verdict"), [("mse", "missed"), ("top1", "pass")])
+def test_an_error_that_grows_is_a_drop(chain, name, verdict):
+    """From 0.8 to 0.9: worse by 0.1 for mse, better for top1."""
+    for artifact, parent, after in ((chain[1], chain[0], 0.85), (chain[2], chain[1], 0.9)):
+        write_card(artifact, parent, metric={"name": name, "before": 0.8, "after": after, "samples": 50})
+    (limit,) = collect(chain, gated(max_drop=0.05), measure=False).limits
+    assert (limit.verdict, abs(limit.value)) == (verdict, pytest.approx(0.1))
+
+
 def test_a_ratio_of_a_card_counts_only_against_its_own_parent(chain):
     """0.5 was measured against pruned.onnx; against teacher.onnx nobody measured."""
     (limit,) = collect(chain, gated(min_speedup=1.1), measure=False).limits

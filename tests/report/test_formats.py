@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from mlcompress.gate import Checked
 from mlcompress.report import json_, junit, markdown, terminal
 from mlcompress.report.rows import Report, Timing
 from tests.report.figures import ALONE, REPORT, ROWS, ratio
@@ -192,8 +193,11 @@ def test_json_of_cards_names_the_model_that_was_before():
 
 def test_json_never_holds_nan():
     score = replace(ROWS[1].score, name="snr", value=float("inf"), low=None, high=None)
-    text = json_.render(Report((ROWS[0], replace(ROWS[1], score=score))))
-    assert json.loads(text, parse_constant=pytest.fail)["models"][1]["metric"]["after"] is None
+    limit = Checked("max_drop", 1.0, float("inf"), "missed", "inf")
+    text = json_.render(Report((ROWS[0], replace(ROWS[1], score=score)), limits=(limit,)))
+    value = json.loads(text, parse_constant=pytest.fail)
+    assert value["models"][1]["metric"]["after"] is None
+    assert value["gate"]["missed"] == [{"name": "max_drop", "limit": 1.0, "value": None, "verdict": "missed"}]
 
 
 def test_junit_has_one_case_per_limit():

@@ -121,6 +121,16 @@ def test_hostile_names_are_text_everywhere():
     assert hostile.text.count(HOSTILE) >= 15
 
 
+def test_a_name_with_dollars_is_no_mathematics():
+    """Matplotlib would draw `$x_1$` as an italic x with a subscript, and stop at a broken formula."""
+    rows = (replace(ROWS[0], path="$x_1$.onnx"), replace(ROWS[4], path=r"$\frac{$.onnx"))
+    for plot, names in zip(
+        plots.draw(Report(chain.link(rows))), (2, 1, 2), strict=True
+    ):  # latency: not the baseline
+        shown = Page(plot.svg).text
+        assert [name in shown for name in ("$x_1$.onnx", r"$\frac{$.onnx")].count(True) == names
+
+
 def test_synthetic_data_is_loud():
     score = Score("top1", 0.1, 64, synthetic=True)
     loud = Page(html.render(Report((ROWS[0], replace(ROWS[1], synthetic=True, score=score)))))
@@ -171,14 +181,25 @@ def test_the_bytes_are_the_same_in_another_process(tmp_path):
     assert written[0]["r.html"] == html.render(REPORT).encode()
 
 
-def test_an_unknown_suffix_is_refused(tmp_path):
-    with pytest.raises(
-        UsageError, match=r"r\.pdf: no report format has this suffix; use \.html, \.md, \.json, \.xml"
-    ):
-        write.write(REPORT, tmp_path / "r.pdf")
+def test_names_that_cannot_be_written_are_all_refused_before_any_work(tmp_path):
+    (tmp_path / "folder.md").mkdir()
+    names = ["r.pdf", "missing/r.html", "folder.md", "r.html"]
+    with pytest.raises(UsageError) as problem:
+        write.targets([tmp_path / name for name in names], [], [])
+    assert [line.removeprefix(f"{tmp_path}/").split(";")[0] for line in problem.value.lines] == [
+        "r.pdf: no report format has this suffix",
+        f"missing/r.html: the folder {tmp_path}/missing does not exist",
+        "folder.md: is a folder",
+    ]
 
 
 def test_formats_of_the_recipe_stand_beside_the_named_file(tmp_path):
-    assert write.targets([tmp_path / "r.html"], ["html", "md"]) == [tmp_path / "r.html", tmp_path / "r.md"]
-    with pytest.raises(UsageError, match="does not exist"):
-        write.targets([tmp_path / "missing" / "r.html"])
+    html_file, markdown_file = tmp_path / "r.html", tmp_path / "r.md"
+    assert write.targets([html_file], ["html", "md"], []) == [html_file, markdown_file]
+    assert write.targets([], ["html"], []) == []
+
+
+def test_a_card_is_never_overwritten(tmp_path):
+    """`int8.onnx.json` is a good name for a report, and the place of the card."""
+    with pytest.raises(UsageError, match="is the card of a reported model"):
+        write.targets([tmp_path / "int8.onnx.html"], ["json"], [tmp_path / "int8.onnx"])

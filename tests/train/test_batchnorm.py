@@ -1,9 +1,11 @@
 """Running statistics after a change of weights."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 
+from mlcompress.data.dataset import from_arrays
 from mlcompress.train.batchnorm import reestimate_bn
 from mlcompress.train.executor import Executor
 from tests.train.nets import net, stripes, weights
@@ -42,6 +44,32 @@ def test_weights_stay_and_outputs_become_normalised() -> None:
     spread = normal.std(dim=(0, 2, 3))
     assert torch.allclose(spread, torch.ones(8), atol=1e-3)  # epsilon 1e-5 beside variances above 0.1
     assert torch.allclose(normal.mean(dim=(0, 2, 3)), torch.zeros(8), atol=1e-4)
+
+
+_TWO = """
+<ir_version: 10, opset_import: ["" : 18]>
+two (float[n, 8, 6, 6] x) => (float[n, 8, 6, 6] y)
+{
+    a = BatchNormalization (x, g1, b1, m1, v1)
+    r = Relu (a)
+    y = BatchNormalization (r, g1, b1, m2, v2)
+}
+"""
+
+
+def test_a_later_layer_sees_what_the_earlier_one_will_send() -> None:
+    proto = onnx.parser.parse_model(_TWO)
+    ones, zeros = np.ones(8, np.float32), np.zeros(8, np.float32)
+    arrays = {"g1": ones, "b1": zeros, "m1": zeros, "v1": ones, "m2": zeros, "v2": ones}
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
+    model = ir.from_proto(proto)
+    x = np.random.default_rng(0).normal(5, 3, (64, 8, 6, 6)).astype(np.float32)
+    assert reestimate_bn(model, from_arrays({"x": x}), batch_size=64) == 2
+    # relu of a standard normal: mean 1 / sqrt(2 pi), variance 1/2 - 1 / (2 pi); 2304 draws per channel
+    np.testing.assert_allclose(weights(model)["m2"], 1 / np.sqrt(2 * np.pi), atol=0.05)
+    np.testing.assert_allclose(weights(model)["v2"], 0.5 - 1 / (2 * np.pi), atol=0.05)
 
 
 def test_nothing_to_do_without_batch_normalisation_or_samples() -> None:

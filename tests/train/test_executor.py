@@ -150,7 +150,8 @@ def test_what_is_a_weight() -> None:
     """Biases and tables are; masks, single numbers and integers are not."""
     text = """<ir_version: 10, opset_import: ["" : 18]> net (float[n, 3] x) => (float[n, 5] y)
     { a = Add (x, bias)  b = Add (a, mask)  c = Mul (b, factor)  d = Slice (table, zero, two, zero)
-      e = MatMul (d, mix)  f = ReduceMean <keepdims = 0> (e, zero)  g = Add (c, f)
+      e = MatMul (d, mix)  f = ReduceMean <keepdims = 0> (e, zero)  i = Gather (powers, zero)
+      j = Mul (f, i)  g = Add (c, j)
       y = Concat <axis = 1> (g, filler) }"""
     arrays = {
         "bias": normal(3),
@@ -158,6 +159,7 @@ def test_what_is_a_weight() -> None:
         "factor": np.array([2.0], np.float32),
         "table": normal(4, 3),
         "mix": normal(3, 3),
+        "powers": normal(8),
         "zero": np.array([0]),
         "two": np.array([2]),
         "filler": np.zeros((2, 2), np.float32),
@@ -166,12 +168,12 @@ def test_what_is_a_weight() -> None:
 
 
 SHAPES = """<ir_version: 10, opset_import: ["" : 18]>
-net (float[n, t, 6] x) => (float[n, 2, t, 3] y, int64[k] z)
+net (float[n, t, 6] x) => (float[n, 2, t, 3] y, int64[k] z, int64 below)
 { s = Shape (x)  n = Gather (s, zero)  t = Gather <axis = 0> (s, one)  n1 = Unsqueeze (n, zero1)
   t1 = Reshape (t, minus)  shape = Concat <axis = 0> (n1, t1, two, three)  r = Reshape (x, shape)
   y0 = Transpose <perm = [0, 2, 1, 3]> (r)  half = Div (t, two0)  i = Cast <to = 7> (half)
   big = Less (i, t)  end = Where (big, t, i)  w = Mul (end, one)  z = Range (zero, w, one)
-  e = Shape (y0)  o = ConstantOfShape (e)  y = Sub (y0, o) }"""
+  e = Shape (y0)  o = ConstantOfShape (e)  y = Sub (y0, o)  less = Sub (one, t)  below = Div (less, two0) }"""
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 6), (3, 7, 6)])
@@ -192,6 +194,13 @@ def test_reading_axes_from_a_tensor_of_the_data() -> None:
     text = """<ir_version: 10, opset_import: ["" : 18]> net (float[6] x, int64[2] s) => (float[a, b] y)
     { y = Reshape (x, s) }"""
     matches_onnxruntime(parse(text), {"x": normal(6), "s": np.array([3, -1])})
+
+
+def test_values_are_forgotten_after_their_last_use() -> None:
+    """Each intermediate value and the input once; the output never."""
+    plan = Executor(net())._plan(frozenset())
+    freed = [name for step in plan.steps for name in step.frees]
+    assert sorted(freed) == sorted(["image", *(step.write for step in plan.steps if step.write != "logits")])
 
 
 def test_copies_are_independent() -> None:

@@ -121,6 +121,8 @@ def test_fused_equals_plain(case: str) -> None:
         results = executor(tensors, taps)
         assert set(taps) <= results.keys()
         np.testing.assert_allclose(results["y"].detach().numpy(), wanted, rtol=EPS, atol=EPS)
+        for name in taps:  # not a second computation beside the one that the output comes from
+            assert torch.autograd.grad(results["y"].sum(), results[name], retain_graph=True)[0] is not None
         results["y"].square().sum().backward()
         everything = [*tensors.values(), *executor.parameters()]
         gradients.append([tensor.grad for tensor in everything if tensor.grad is not None])
@@ -147,8 +149,10 @@ def test_what_only_looks_alike_is_left_alone(text: str, why: str) -> None:
     proto = build(text)
     feed = feed_for(proto)
     expected = reference(proto, feed)
-    got = Executor(ir.from_proto(proto)).eval()(
-        {name: torch.from_numpy(array) for name, array in feed.items()}
-    )
+    executor = Executor(ir.from_proto(proto)).eval()
+    steps = executor._plan(frozenset()).steps
+    assert len(steps) == len(proto.graph.node)
+    assert not any(getattr(step.run, "__module__", "") == "mlcompress.train.fuse" for step in steps)
+    got = executor({name: torch.from_numpy(array) for name, array in feed.items()})
     for value, wanted in zip(got.values(), expected, strict=True):
         np.testing.assert_allclose(value.detach().numpy(), wanted, rtol=EPS, atol=EPS, err_msg=why)

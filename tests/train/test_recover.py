@@ -14,7 +14,7 @@ import torch
 from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset, from_arrays
 from mlcompress.errors import DataError, RecipeError
-from mlcompress.recipe.sections import Evaluate, TrainSection
+from mlcompress.recipe.sections import Augment, Evaluate, TrainSection
 from mlcompress.train.executor import Executor
 from mlcompress.train.losses import entry
 from mlcompress.train.recover import default_losses, recover
@@ -151,6 +151,25 @@ def test_kill_minus_nine_and_again_gives_the_same_bytes(tmp_path: Path) -> None:
         whole, net(1), FAST, Context(0, train=stripes(), state_dir=tmp_path / "other"), epochs=4, label="r"
     )
     assert all(np.array_equal(array, weights(resumed)[name]) for name, array in weights(whole).items())
+
+
+def test_augmented_data_is_never_cached(tmp_path: Path) -> None:
+    context = Context(0, train=stripes(), state_dir=tmp_path)
+    flips = FAST.model_copy(update={"augment": [Augment(flip="horizontal")]})
+    recover(net(), net(1), flips, context, epochs=1, label="r")
+    assert not (tmp_path / "teacher").exists()
+    recover(net(), net(1), FAST, context, epochs=1, label="r")
+    assert (tmp_path / "teacher").is_dir()
+
+
+@pytest.mark.parametrize("change", ["teacher", "losses"])
+def test_a_run_with_another_teacher_or_loss_begins_anew(tmp_path: Path, change: str) -> None:
+    context = Context(0, train=stripes(), state_dir=tmp_path)
+    recovered(net(), net(1), context)
+    assert recovered(net(), net(1), context).resumed_after == 4
+    teacher = net(2 if change == "teacher" else 1)
+    options = {"losses": [entry("soft", temperature=2.0)]} if change == "losses" else {}
+    assert recovered(net(), teacher, context, **options).resumed_after == 0
 
 
 def test_regression_learns_from_its_teacher() -> None:

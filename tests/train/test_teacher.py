@@ -36,12 +36,12 @@ def said(teacher: Teacher, data: Dataset, ids: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_shuffled_batch_gets_its_own_values(tmp_path: Path, kept: bool) -> None:
-    data = stripes(60)
+    data = stripes(300)  # more than one batch of the teacher
     teacher = cached(data, tmp_path if kept else None)
-    ids = np.random.default_rng(1).permutation(60)[:16]
+    ids = np.random.default_rng(1).permutation(300)[:64]
     np.testing.assert_allclose(said(teacher, data, ids), logits(data, ids), rtol=0, atol=HALF)
     # negative control: values by position in the batch, as a cache of batches would give them, are not these
-    assert np.abs(said(teacher, data, np.arange(16)) - logits(data, ids)).max() > 0.1
+    assert np.abs(said(teacher, data, np.arange(64)) - logits(data, ids)).max() > 0.1
 
 
 def test_without_a_cache_the_values_follow_the_inputs() -> None:

@@ -17,5 +17,6 @@ __all__ = [
     "analyse",
     "mask",
     "remove",
+    "settle",
     "shapes_after",
 ]

@@ -50,9 +50,8 @@ class Analysis:
                 raise ValueError(f"no family {name!r}")
             chosen = np.asarray(units, dtype=np.int64)
             if chosen.size and (chosen.min() < 0 or chosen.max() >= known[name].units):
-                raise ValueError(
-                    f"family {name!r} has {known[name].units} units; asked for {chosen.min()} to {chosen.max()}"
-                )
+                asked = f"{chosen.min()} to {chosen.max()}"
+                raise ValueError(f"family {name!r} has {known[name].units} units; asked for {asked}")
             mask[known[name].classes[chosen]] = True
         return mask
 
@@ -78,7 +77,7 @@ def analyse(model: ir.Model, skip: Collection[str] = ()) -> Analysis:
     axes = {name: [classes.of(axis) for axis in found] for name, found in trace.axes.items()}
     return Analysis(
         families=build(trace, classes),
-        frozen=trace.frozen,
+        frozen=trace.frozen(classes),
         axes={name: found for name, found in axes.items() if any(axis is not None for axis in found)},
         uses=trace.uses,
         classes=len(classes.root),

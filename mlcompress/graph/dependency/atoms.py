@@ -44,7 +44,7 @@ class Atoms:
         self._soft: list[tuple[Ids, str]] = []
 
     def fresh(self, length: int, *, virtual: bool = False) -> Axis:
-        """Atoms for a new axis; None below length 2. Virtual: made by broadcasting, so all elements are equal."""
+        """Atoms for a new axis; None below length 2. Virtual: made by broadcasting, all elements equal."""
         if length < 2:
             return None
         start = self._count
@@ -58,7 +58,7 @@ class Atoms:
         return any(start <= axis[0] < stop for start, stop in self._virtual)
 
     def unify(self, one: Axis, other: Axis) -> None:
-        """Element i of one axis goes with element i of the other; where that cannot be (None, lengths), both stay."""
+        """Element i of one axis goes with element i of the other; with None or unequal lengths, both stay."""
         if one is None or other is None or len(one) != len(other):
             self.freeze(one)
             self.freeze(other)
@@ -99,8 +99,8 @@ class Atoms:
 def _components(count: int, pairs: list[tuple[Ids, Ids]]) -> Ids:
     """Smallest element of the connected component of each of `count` elements.
 
-    Hook the larger root of every edge to the smaller one, then shorten all paths to length one; repeat until no
-    edge joins two roots (Shiloach and Vishkin 1982, with minimum hooking).
+    Hook the larger root of every edge to the smaller one, then shorten all paths to length one; repeat until
+    no edge joins two roots (Shiloach and Vishkin 1982, with minimum hooking).
     """
     root = np.arange(count, dtype=np.int64)
     if not pairs:

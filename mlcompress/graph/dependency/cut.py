@@ -56,7 +56,7 @@ class Cut:
         return any(self.live(value, axis) is not None for axis in range(self.rank(value)))
 
     def set_input(self, node: ir.Node, index: int, array: np.ndarray) -> None:
-        """Give an input new constant numbers: in place when nobody else reads them, else a new initializer."""
+        """Give an input new constant numbers: in place when nobody else reads them, else as a new value."""
         old = node.inputs[index] if index < len(node.inputs) else None
         if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
             _overwrite(old, array)
@@ -99,7 +99,9 @@ class Cut:
         ]
         dtype = parts[0].dtype or ir.DataType.INT64
         stem = argument.name or "shape"
-        made = self._insertion.node("Concat", values, stem, dtype, shape=argument.shape, attributes={"axis": 0})
+        made = self._insertion.node(
+            "Concat", values, stem, dtype, shape=argument.shape, attributes={"axis": 0}
+        )
         nodes = [made]
         if dtype != ir.DataType.INT64:
             to = {"to": ir.DataType.INT64.value}
@@ -130,7 +132,7 @@ def _overwrite(value: ir.Value, array: np.ndarray) -> None:
 
 
 def shorten(value: ir.Value, array: np.ndarray, masks: Sequence[Mask | None]) -> None:
-    """Keep only the live elements of an initializer that holds `array`: a fresh tensor under the same name."""
+    """Keep the live elements of an initializer that holds `array`: a fresh tensor under the same name."""
     for axis, mask in enumerate(masks):
         if mask is not None:
             array = np.compress(mask, array, axis=axis)

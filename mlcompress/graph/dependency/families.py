@@ -1,6 +1,6 @@
 """Families: removable units that live on the same weight axes, so that they can be ranked together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,25 +74,40 @@ class Family:
 
 @dataclass(frozen=True)
 class _Slot:
+    """An axis that units live on: of a weight, of a value that is summed over, or of any other value.
+
+    Of other values only the presence counts: units that reach a value and units that do not are families
+    apart, so that no axis can become empty while every family keeps a unit.
+    """
+
     name: str
     axis: int
     weight: bool
+    positions: bool
 
 
 def build(trace: Trace, classes: Classes) -> list[Family]:
     """Group the removable classes that have weights by the axes they live on and how often."""
-    summed = dict.fromkeys((use.value, use.value_axis) for use in trace.uses if use.reads and use.value)
-    slots = [_Slot(name, axis, True) for name, axes in trace.weights.items() for axis in range(len(axes))]
-    slots += [
-        _Slot(name, axis, False) for name, axis in summed if name is not None and name not in trace.weights
-    ]
+    slots = _slots(trace)
     table = _table(trace, classes, slots)
     kinds = {
         kind: _roots(classes, [axis for axis, other in trace.kinds if other == kind])
         for kind in ("head", "hidden")
     }
     families = [_family(group, slots, trace.uses, classes, kinds) for group in _groups(table, slots)]
-    return _distinct(sorted(families, key=lambda family: _place(family, trace)))
+    order = {name: number for number, name in enumerate(trace.weights)}
+    return _distinct(sorted(families, key=lambda family: _place(family, order)))
+
+
+def _slots(trace: Trace) -> list[_Slot]:
+    """Axes of weights first, then of what is summed over, then of all other values."""
+    summed = {(use.value, use.value_axis) for use in trace.uses if use.reads}
+    weights = [
+        _Slot(name, axis, True, True) for name, axes in trace.weights.items() for axis in range(len(axes))
+    ]
+    places = [(name, axis) for name, axes in trace.axes.items() for axis in range(len(axes))]
+    values = [_Slot(*place, False, place in summed) for place in places if place[0] not in trace.weights]
+    return weights + sorted(values, key=lambda slot: not slot.positions)
 
 
 def _table(trace: Trace, classes: Classes, slots: Sequence[_Slot]) -> Ids:
@@ -102,6 +117,8 @@ def _table(trace: Trace, classes: Classes, slots: Sequence[_Slot]) -> Ids:
         ids = classes.of(trace.axes[slot.name][slot.axis])
         if ids is not None:
             places = np.flatnonzero(ids >= 0)
+            if not slot.positions:
+                places = places[np.unique(ids[places], return_index=True)[1]]
             parts.append(np.stack([ids[places], np.full(len(places), number), places], axis=1))
     if not parts:
         return np.zeros((0, 3), dtype=np.int64)
@@ -110,7 +127,10 @@ def _table(trace: Trace, classes: Classes, slots: Sequence[_Slot]) -> Ids:
 
 
 def _groups(table: Ids, slots: Sequence[_Slot]) -> list[Ids]:
-    """The table cut into families: classes with equal sequences of slots, repetitions included."""
+    """The table cut into families: classes with equal sequences of slots, repetitions included.
+
+    Left out: what has no weights (broadcast axes), and what no computed value carries.
+    """
     if not len(table):
         return []
     starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
@@ -123,7 +143,8 @@ def _groups(table: Ids, slots: Sequence[_Slot]) -> list[Ids]:
     for signature, numbers in gathered.items():
         width = len(signature) // column.itemsize
         rows = starts[numbers][:, None] + np.arange(width)
-        if slots[int(table[rows[0, 0], 1])].weight:
+        first, last = (slots[int(table[rows[0, place], 1])] for place in (0, -1))
+        if first.weight and not last.weight:
             groups.append(table[rows])
     return groups
 
@@ -186,9 +207,10 @@ def _roots(classes: Classes, axes: Iterable[Axis]) -> set[int]:
     return found
 
 
-def _place(family: Family, trace: Trace) -> tuple[int, int]:
-    """Order in the graph: first tensor, then first position."""
-    return list(trace.weights).index(family.name), int(family.members[0].index[0, 0])
+def _place(family: Family, order: Mapping[str, int]) -> tuple[int, list[tuple[int, int, int]]]:
+    """Order in the graph, then by where else the units live: removing some does not change it."""
+    places = [(order[member.tensor], member.axis, member.index.shape[1]) for member in family.members]
+    return order[family.name], places
 
 
 def _distinct(families: Sequence[Family]) -> list[Family]:

@@ -1,4 +1,4 @@
-"""Integer vectors that a graph computes from shapes, entry by entry: a number, a symbolic length, or unknown."""
+"""Integer vectors that a graph computes from shapes. An entry is a number, a symbolic length, or unknown."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,7 +20,12 @@ def evaluate(graph: ir.Graph) -> Vectors:
     vectors: Vectors = {}
     for name, value in graph.initializers.items():
         numbers = constant(value)
-        if numbers is not None and numbers.ndim <= 1 and numbers.size <= _LONGEST and numbers.dtype.kind == "i":
+        if (
+            numbers is not None
+            and numbers.ndim <= 1
+            and numbers.size <= _LONGEST
+            and numbers.dtype.kind == "i"
+        ):
             vectors[name] = [int(number) for number in numbers.reshape(-1)]
     for node in graph:
         found = _STEPS.get(key(node), _unknown)(node, vectors)
@@ -98,7 +103,9 @@ def _arithmetic(function: Callable[[int, int], int]) -> Callable[[ir.Node, Vecto
 
 def _aligned(left: Sequence[Size], right: Sequence[Size]) -> tuple[Sequence[Size], Sequence[Size]]:
     length = max(len(left), len(right))
-    return (left * length if len(left) == 1 else left), (right * length if len(right) == 1 else right)
+    return (list(left) * length if len(left) == 1 else left), (
+        list(right) * length if len(right) == 1 else right
+    )
 
 
 def _divide(a: int, b: int) -> int:

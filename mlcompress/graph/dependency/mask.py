@@ -17,8 +17,8 @@ def mask(model: ir.Model, analysis: Analysis, dead: Dead) -> ir.Model:
     """A copy of `model` in which nobody reads dead units: what they compute no longer matters.
 
     Wherever a node sums over dead units, its weights there are zero; where there is no floating-point weight,
-    the activation is multiplied by a mask. Layer and RMS norms of soft units use statistics of live units only,
-    so that their removal can be checked too.
+    the activation is multiplied by a mask. Layer and RMS norms of soft units use statistics of live units
+    only, so that their removal can be checked too.
     """
     masked = model.clone()
     cut = Cut(masked, analysis.axes, analysis.dead(dead))

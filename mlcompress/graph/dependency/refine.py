@@ -32,8 +32,8 @@ _Axes = list[tuple[int, Size]]
 def refine(before: Sequence[Size], after: Sequence[Size]) -> list[Block]:
     """Blocks of corresponding axes; axes of length 1 belong to none.
 
-    (6, 4) -> (2, 3, 4): [6 = 2*3], [4]. Two axes whose names are equal have equal lengths. Axes are matched from
-    the front, then from the back; what is left in the middle is one block without factors.
+    (6, 4) -> (2, 3, 4): [6 = 2*3], [4]. Two axes whose names are equal have equal lengths. Axes are matched
+    from the front, then from the back; what is left in the middle is one block without factors.
     """
     left: _Axes = [(axis, size) for axis, size in enumerate(before) if size != 1]
     right: _Axes = [(axis, size) for axis, size in enumerate(after) if size != 1]

@@ -1,7 +1,7 @@
 """The rule table: one function per op family says how axes of inputs and outputs belong together.
 
 A rule reads the axes of the inputs, sets those of the outputs and records what must go together. A rewrite
-mends what a node says about lengths (groups, sizes, targets) after channels have gone; ops without one need none.
+mends what a node says about lengths (groups, sizes, targets) after channels have gone; most ops need none.
 """
 
 from collections.abc import Callable

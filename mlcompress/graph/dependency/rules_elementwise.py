@@ -6,14 +6,14 @@ from mlcompress.graph.dependency.rules import axis_of, operand, optional, rule
 from mlcompress.graph.dependency.trace import Trace
 
 UNARY = """
-    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor
-    Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink
-    Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu com.microsoft::Gelu
-    com.microsoft::QuickGelu
+    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp
+    Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round
+    Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+    com.microsoft::Gelu com.microsoft::QuickGelu
 """.split()  # noqa: SIM905 - reads better than 50 quoted names
 BROADCAST = """
-    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min
-    Mod Mul Or PRelu Pow Sub Sum Where Xor com.microsoft::BiasGelu com.microsoft::FastGelu
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max
+    Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor com.microsoft::BiasGelu com.microsoft::FastGelu
 """.split()  # noqa: SIM905
 
 
@@ -42,6 +42,6 @@ def quantize(node: ir.Node, trace: Trace) -> None:
         if trace.rank(parameter) != 1 or node.attributes.get_int("block_size", 0) > 0:
             trace.opaque(node, "its scales are per block")
             return
-        channel = axis_of(node.attributes.get_int("axis", 1), len(axes))
+        channel = min(axis_of(node.attributes.get_int("axis", 1), len(axes)), len(axes) - 1)
         trace.atoms.unify(axes[channel], trace.of(parameter)[0])
     trace.set(node.outputs[0], axes)

@@ -77,4 +77,7 @@ def attention(node: ir.Node, trace: Trace) -> None:
         lead.append((padded + trace.of(mask)[:-2], ones + trace.sizes(mask)[:-2]))
     for value in (q, k, v):
         trace.keep(node, trace.of(value)[2:], "attention mixes this axis")
+    if mask is not None:
+        for axis in trace.of(mask)[-2:]:
+            trace.atoms.freeze(axis)
     trace.set(node.outputs[0], [*trace.broadcast(lead), None, None])

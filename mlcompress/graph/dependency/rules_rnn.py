@@ -12,10 +12,10 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 @rule(*GATES)
 def recurrent(node: ir.Node, trace: Trace) -> None:
-    """Hidden unit h is one element of every gate block of W [D, G*H, I], R [D, G*H, H], B [D, 2*G*H], P [D, 3*H].
+    """Hidden unit h is an element of each gate block of W [D, G*H, I], R [D, G*H, H], B [D, 2GH], P [D, 3H].
 
-    Both directions of a bidirectional layer lose the same units. Sums run over I with the input, and over R.ax2
-    with the state. H is the last axis of Y and of the states in both layouts.
+    Both directions of a bidirectional layer lose the same units. Sums run over I with the input, and over
+    R.ax2 with the state. H is the last axis of Y and of the states in both layouts.
     """
     x, w, r = operand(node, 0), operand(node, 1), operand(node, 2)
     gates = GATES[node.op_type]

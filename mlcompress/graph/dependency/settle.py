@@ -1,7 +1,7 @@
 """Settles lengths that a graph computes while it runs, as far as only the batch is dynamic.
 
-Exporters compute the targets of Reshape and Expand from `Shape`, although all but the batch is known. As constants,
-with 0 or -1 for the batch, they let shapes be inferred further on, and channels be followed through them.
+Exporters compute the targets of Reshape and Expand from `Shape`, although all but the batch is known. As
+constants, with 0 or -1 for the batch, they let shapes be inferred further on and channels be followed.
 """
 
 import numpy as np
@@ -26,14 +26,15 @@ def settle(model: ir.Model) -> None:
     - vectors whose entries are all numbers become initializers, and what then is constant is folded;
     - targets of Reshape whose entries are numbers but for the batch become constants with 0 or -1;
     - targets of Expand become constants where the computed entries only repeat the length that is there;
-    - Reshape, Transpose, Reshape that swap the last two axes (scaled dot-product attention) become one Transpose.
+    - Reshape, Transpose, Reshape that swap the last two axes (attention) become one Transpose.
     """
     for _ in range(_ROUNDS):
         infer_shapes(model)
         _name_lengths(model)
         insertion = Insertion(model.graph)
         vectors = evaluate(model.graph)
-        if not any([_settle(node, vectors, insertion) for node in list(model.graph)]):
+        settled = [_settle(node, vectors, insertion) for node in list(model.graph)]
+        if not any(settled):
             return
         remove_unused(model)
         fold(model)
@@ -48,9 +49,10 @@ def _settle(node: ir.Node, vectors: Vectors, insertion: Insertion) -> bool:
 
 
 def _name_lengths(model: ir.Model) -> None:
-    """Give axes the name of an input's axis where a computed shape says so; inference gives them names of its own.
+    """Give axes the name of an input's axis where a computed shape says so.
 
-    Those are consistent over the graph, so one finding renames them everywhere.
+    Inference gives such axes names of its own, the same all over the graph: one finding renames them
+    everywhere.
     """
     names = {size for value in model.graph.inputs for size in declared(value) or () if isinstance(size, str)}
     while True:
@@ -87,7 +89,7 @@ def _vector(node: ir.Node, vectors: Vectors, insertion: Insertion) -> bool:
 
 
 def _reshape(node: ir.Node, vectors: Vectors, insertion: Insertion) -> bool:
-    """Numbers stay; a length that the input has at the same place is 0 (copy); one other unknown may be -1."""
+    """Numbers stay; a length that the input has at the same place is 0 (copy); one other may be -1."""
     target = optional(node, 1)
     entries = None if target is None else vectors.get(target.name or "")
     before = declared(optional(node, 0))
@@ -136,7 +138,9 @@ def _as_transpose(node: ir.Node, vectors: Vectors, insertion: Insertion) -> bool
     if merged[-2:] != before[-2:] or after != [*before[:-2], before[-1], before[-2]]:
         return False
     order = [*range(len(before) - 2), len(before) - 1, len(before) - 2]
-    made = insertion.node("Transpose", [merge.inputs[0]], f"{node.outputs[0].name}_swapped", ir.DataType.FLOAT)
+    made = insertion.node(
+        "Transpose", [merge.inputs[0]], f"{node.outputs[0].name}_swapped", ir.DataType.FLOAT
+    )
     made.attributes["perm"] = ir.AttrInt64s("perm", order)
     made.outputs[0].type = node.outputs[0].type
     insertion.graph.insert_before(node, made)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mlcompress.graph.dependency.atoms import Atoms, Axis
+from mlcompress.graph.dependency.atoms import Atoms, Axis, Classes, Ids
 from mlcompress.graph.dependency.shapes import Size
 
 
@@ -45,7 +45,7 @@ class Trace:
         self.axes: dict[str, list[Axis]] = {}
         self.weights: dict[str, list[Axis]] = {}
         """Axes of the initializers among them."""
-        self.frozen: list[Frozen] = []
+        self._kept: dict[Frozen, list[Ids]] = {}
         self.uses: list[Use] = []
         self.kinds: list[tuple[Axis, str]] = []
         self.opset = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
@@ -91,12 +91,11 @@ class Trace:
         self.axes[value.name or ""] = [None if a is None or not np.any(a >= 0) else a for a in axes]
 
     def freeze(self, axes: Iterable[Axis], why: Frozen) -> None:
-        """Keep these axes whole; listed for the report when there was something to keep."""
+        """Keep these axes whole."""
         for axis in axes:
             if axis is not None:
                 self.atoms.freeze(axis)
-                if why not in self.frozen:
-                    self.frozen.append(why)
+                self._kept.setdefault(why, []).append(axis)
 
     def keep(self, node: ir.Node, axes: Iterable[Axis], reason: str) -> None:
         """`freeze` on behalf of a node."""
@@ -110,6 +109,17 @@ class Trace:
         for value in node.outputs:
             if value.shape is not None:
                 self.set(value, [None] * len(value.shape))
+
+    def frozen(self, classes: Classes) -> list[Frozen]:
+        """What kept weights from being removed; what kept only broadcast axes is of no interest."""
+        owned = np.zeros(len(classes.root), dtype=np.bool_)
+        for axis in (axis for axes in self.weights.values() for axis in axes if axis is not None):
+            owned[classes.root[axis]] = True
+        return [
+            why
+            for why, kept in self._kept.items()
+            if any(owned[classes.root[axis[axis >= 0]]].any() for axis in kept)
+        ]
 
     def reads(
         self, node: ir.Node, weight: ir.Value, axis: int, value: ir.Value | None, value_axis: int = 0

@@ -3,19 +3,17 @@
 import numpy as np
 import onnx_ir as ir
 
-from tests.graph.dependency.oracle import net
+from tests.graph.dependency.nets_time import attention, attention_op, recurrent, tied
+from tests.graph.dependency.oracle import HEAD, ints, net
 
-HEAD = '<ir_version: 10, opset_import: ["" : 18]> g '
 IMAGE = HEAD + "(float[N,3,8,8] x) => (float[N,4] y) "
-
-
-def _int(*numbers: int) -> np.ndarray:
-    return np.array(numbers, dtype=np.int64)
 
 
 def residual() -> ir.Model:
     """Conv, BatchNormalization, shortcut, global pooling, classifier."""
-    text = IMAGE + """{
+    text = (
+        IMAGE
+        + """{
       a = Conv<pads=[1,1,1,1]>(x, w0)
       b = BatchNormalization(a, s0, b0, m0, v0_var)
       c = Relu(b)
@@ -26,6 +24,7 @@ def residual() -> ir.Model:
       h = Flatten(g)
       y = Gemm<transB=1>(h, fc, fcb)
     }"""
+    )
     return net(text, {
         "w0": (16, 3, 3, 3), "s0": (16,), "b0": (16,), "m0": (16,), "v0_var": (16,),
         "w1": (16, 16, 3, 3), "bias1": (16,), "fc": (4, 16), "fcb": (4,),
@@ -33,8 +32,10 @@ def residual() -> ir.Model:
 
 
 def flatten_fc() -> ir.Model:
-    """Conv -> Flatten -> FC: each channel is many features; a Reshape with an explicit target; Gemm with transA."""
-    text = IMAGE + """{
+    """Conv -> Flatten -> FC: each channel is many features; Reshape with its own target; Gemm with transA."""
+    text = (
+        IMAGE
+        + """{
       a = Conv(x, w0, b0)
       f = Flatten(a)
       h = Gemm(f, fc0)
@@ -44,13 +45,23 @@ def flatten_fc() -> ir.Model:
       q = Reshape(k, shape)
       y = MatMul(q, fc2)
     }"""
-    shapes = {"w0": (8, 3, 3, 3), "b0": (8,), "fc0": (8 * 36, 12), "fc1": (12, 10), "k1": (1, 10), "fc2": (10, 4)}
-    return net(text, shapes, shape=_int(-1, 10))
+    )
+    shapes = {
+        "w0": (8, 3, 3, 3),
+        "b0": (8,),
+        "fc0": (8 * 36, 12),
+        "fc1": (12, 10),
+        "k1": (1, 10),
+        "fc2": (10, 4),
+    }
+    return net(text, shapes, shape=ints(-1, 10))
 
 
 def depthwise_se() -> ir.Model:
-    """Depthwise with multiplier 1 and 2, squeeze and excite, PRelu, a one-channel convolution that is not depthwise."""
-    text = IMAGE + """{
+    """Depthwise with multiplier 1 and 2, squeeze and excite, PRelu, one channel that is not depthwise."""
+    text = (
+        IMAGE
+        + """{
       a = Conv(x, w0)
       p = PRelu(a, slope)
       d = Conv<group=8, pads=[1,1,1,1]>(p, dw)
@@ -67,18 +78,21 @@ def depthwise_se() -> ir.Model:
       q = ReduceMean<keepdims=0>(c, axes)
       y = MatMul(q, fc)
     }"""
+    )
     shapes = {
         "w0": (8, 3, 1, 1), "slope": (8, 1, 1), "dw": (8, 1, 3, 3), "dw2": (16, 1, 3, 3), "dw2b": (16,),
         "se1": (6, 16, 1, 1), "se1b": (6,), "se2": (16, 6, 1, 1), "se2b": (16,), "narrow": (1, 16, 1, 1),
         "from_one": (10, 1, 1, 1), "fc": (10, 4),
     }  # fmt: skip
     low, high = np.float32(-1.0), np.float32(2.0)
-    return net(text, shapes, axes=_int(2, 3), low=np.array(low), high=np.array(high))
+    return net(text, shapes, axes=ints(2, 3), low=np.array(low), high=np.array(high))
 
 
 def grouped() -> ir.Model:
     """Grouped convolutions (4 groups of 4 -> 2 and of 2 -> 5), grouped and depthwise transposed ones."""
-    text = IMAGE + """{
+    text = (
+        IMAGE
+        + """{
       a = Conv(x, w0)
       r = Relu(a)
       b = Conv<group=4>(r, w1, b1)
@@ -91,15 +105,19 @@ def grouped() -> ir.Model:
       f = Flatten(g)
       y = MatMul(f, fc)
     }"""
+    )
     return net(text, {
-        "w0": (16, 3, 1, 1), "w1": (8, 4, 3, 3), "b1": (8,), "w2": (20, 2, 1, 1), "w3": (20, 3, 2, 2), "b3": (12,),
+        "w0": (16, 3, 1, 1), "w1": (8, 4, 3, 3), "b1": (8,), "w2": (20, 2, 1, 1),
+        "w3": (20, 3, 2, 2), "b3": (12,),
         "w4": (12, 2, 1, 1), "w5": (24, 6, 1, 1), "b5": (6,), "fc": (6, 4),
     })  # fmt: skip
 
 
 def shuffle() -> ir.Model:
     """Channel shuffle between grouped convolutions, with the target shapes of exporters."""
-    text = IMAGE + """{
+    text = (
+        IMAGE
+        + """{
       a = Conv(x, w0)
       g1 = Conv<group=2>(a, w1)
       s = Reshape(g1, split)
@@ -111,13 +129,16 @@ def shuffle() -> ir.Model:
       f = Flatten(p)
       y = MatMul(f, fc)
     }"""
+    )
     shapes = {"w0": (12, 3, 1, 1), "w1": (16, 6, 3, 3), "w2": (12, 8, 1, 1), "fc": (12, 4)}
-    return net(text, shapes, split=_int(-1, 2, 8, 6, 6), merge=_int(0, 16, 6, 6))
+    return net(text, shapes, split=ints(-1, 2, 8, 6, 6), merge=ints(0, 16, 6, 6))
 
 
 def split_concat() -> ir.Model:
-    """Concat of unequal parts, Split (equal, then sized), Slice with negative bounds, Gather with constant indices."""
-    text = IMAGE + """{
+    """Concat of unequal parts, Split (equal, then sized), Slice with negative bounds, Gather of constants."""
+    text = (
+        IMAGE
+        + """{
       a = Conv(x, w0)
       b = Conv(x, w1)
       c = Concat<axis=1>(a, x, b)
@@ -133,30 +154,30 @@ def split_concat() -> ir.Model:
       f = Flatten(g)
       y = MatMul(f, fc)
     }"""
-    shapes = {"w0": (9, 3, 1, 1), "w1": (8, 3, 1, 1), "w2": (12, 10, 1, 1), "w3": (14, 20, 1, 1), "fc": (14, 4)}
-    return net(
-        text, shapes, sizes=_int(2, 3, 5), to=_int(-2), ax=_int(1), picks=_int(3, 11, 0, 7, 7), **{"from": _int(-7)}
     )
-
-
-def tied() -> ir.Model:
-    """One matrix is embedding and, transposed, output layer; one bias is shared by two layers."""
-    text = HEAD + """(int64[N,5] ids) => (float[N,5,11] y) {
-      e = Gather(table, ids)
-      h = MatMul(e, w0)
-      hb = Add(h, shared)
-      r = Gelu_like(hb)
-      k = MatMul(r, w1)
-      z = Add(k, e)
-      t = Transpose<perm=[1,0]>(table)
-      y = MatMul(z, t)
-    }""".replace("Gelu_like", "Softplus")
-    return net(text, {"table": (11, 12), "w0": (12, 20), "shared": (20,), "w1": (20, 12)})
+    shapes = {
+        "w0": (9, 3, 1, 1),
+        "w1": (8, 3, 1, 1),
+        "w2": (12, 10, 1, 1),
+        "w3": (14, 20, 1, 1),
+        "fc": (14, 4),
+    }
+    return net(
+        text,
+        shapes,
+        sizes=ints(2, 3, 5),
+        to=ints(-2),
+        ax=ints(1),
+        picks=ints(3, 11, 0, 7, 7),
+        **{"from": ints(-7)},
+    )
 
 
 def pixels() -> ir.Model:
     """Resize by sizes and by scales, Pad, DepthToSpace in both modes, SpaceToDepth, skip Concat."""
-    text = IMAGE + """{
+    text = (
+        IMAGE
+        + """{
       a = Conv(x, w0)
       b = Relu(a)
       d = Conv<strides=[2,2]>(b, w1)
@@ -173,37 +194,29 @@ def pixels() -> ir.Model:
       f = Flatten(g)
       y = MatMul(f, fc)
     }"""
-    shapes = {"w0": (6, 3, 3, 3), "w1": (10, 6, 2, 2), "w2": (24, 10, 1, 1), "w3": (8, 48, 1, 1), "fc": (8, 4)}
-    scales = np.array([1, 1, 2, 2], dtype=np.float32)
-    return net(text.replace("N,", "2,", 2), shapes, sizes=_int(2, 10, 6, 6), pads=_int(0, 0, 1, 1, 0, 0, 0, 0), scales=scales)
-
-
-def recurrent(op: str = "LSTM", direction: str = "bidirectional", layout: int = 0) -> ir.Model:
-    """Two recurrent layers, the second on top of joined directions, with initial states and peepholes (LSTM)."""
-    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
-    ways = 2 if direction == "bidirectional" else 1
-    state = ", h0, c0, peep" if op == "LSTM" else ", h0"
-    text = HEAD + f"""(float[6,2,5] x) => (float[2,4] y) {{
-      a, ah = {op}<hidden_size=8, direction="{direction}">(x, w0, r0, b0, {state})
-      t = Transpose<perm=[0,2,1,3]>(a)
-      m = Reshape(t, join)
-      b, bh = {op}<hidden_size=6, direction="forward">(m, w1, r1)
-      s = Squeeze(bh, first)
-      z = Tanh(s)
-      y = Gemm(z, fc, k)
-    }}"""
+    )
     shapes = {
-        "w0": (ways, gates * 8, 5), "r0": (ways, gates * 8, 8), "b0": (ways, 2 * gates * 8), "h0": (ways, 2, 8),
-        "w1": (1, gates * 6, ways * 8), "r1": (1, gates * 6, 6), "fc": (6, 4), "k": (4,),
-    }  # fmt: skip
-    if op == "LSTM":
-        shapes |= {"c0": (ways, 2, 8), "peep": (ways, 24)}
-    return net(text, shapes, join=_int(6, 2, ways * 8), first=_int(0))
+        "w0": (6, 3, 3, 3),
+        "w1": (10, 6, 2, 2),
+        "w2": (24, 10, 1, 1),
+        "w3": (8, 48, 1, 1),
+        "fc": (8, 4),
+    }
+    scales = np.array([1, 1, 2, 2], dtype=np.float32)
+    return net(
+        text.replace("N,", "2,", 2),
+        shapes,
+        sizes=ints(2, 10, 6, 6),
+        pads=ints(0, 0, 1, 1, 0, 0, 0, 0),
+        scales=scales,
+    )
 
 
 def group_norm(opset: int) -> ir.Model:
     """GroupNormalization: groups go as a whole; scale per channel since opset 21, per group before."""
-    text = IMAGE.replace("18]", f"{opset}]") + """{
+    text = (
+        IMAGE.replace("18]", f"{opset}]")
+        + """{
       a = Conv(x, w0)
       n = GroupNormalization<num_groups=4>(a, s, b)
       r = Relu(n)
@@ -213,54 +226,19 @@ def group_norm(opset: int) -> ir.Model:
       f = Flatten(g)
       y = MatMul(f, fc)
     }"""
+    )
     per = 12 if opset >= 21 else 4
     return net(text, {
-        "w0": (12, 3, 1, 1), "s": (per,), "b": (per,), "w1": (8, 12, 1, 1), "si": (8,), "bi": (8,), "fc": (8, 4)
+        "w0": (12, 3, 1, 1), "s": (per,), "b": (per,), "w1": (8, 12, 1, 1), "si": (8,), "bi": (8,),
+        "fc": (8, 4),
     })  # fmt: skip
-
-
-def attention(fused: bool) -> ir.Model:
-    """Multi-head attention without a residual, query, key and value from one matrix or from three."""
-    fused_text = """
-      f = MatMul(x, wqkv)
-      fb = Add(f, bqkv)
-      s = Reshape(fb, parts)
-      t = Transpose<perm=[2,0,3,1,4]>(s)
-      q = Gather<axis=0>(t, zero)
-      k = Gather<axis=0>(t, one)
-      v = Gather<axis=0>(t, two)
-      kt = Transpose<perm=[0,1,3,2]>(k)"""
-    apart_text = """
-      q0 = MatMul(x, wq)
-      q1 = Reshape(q0, heads)
-      q = Transpose<perm=[0,2,1,3]>(q1)
-      k0 = MatMul(x, wk)
-      k1 = Reshape(k0, heads)
-      kt = Transpose<perm=[0,2,3,1]>(k1)
-      v0 = MatMul(x, wv)
-      v1 = Reshape(v0, heads)
-      v = Transpose<perm=[0,2,1,3]>(v1)"""
-    text = HEAD + f"""(float[N,5,10] x) => (float[N,5,7] y) {{{fused_text if fused else apart_text}
-      qk = MatMul(q, kt)
-      sc = Mul(qk, scale)
-      p = Softmax<axis=-1>(sc)
-      o = MatMul(p, v)
-      ot = Transpose<perm=[0,2,1,3]>(o)
-      m = Reshape(ot, merge)
-      y = MatMul(m, wo)
-    }}"""
-    shapes = {"wqkv": (10, 48), "bqkv": (48,)} if fused else {"wq": (10, 16), "wk": (10, 16), "wv": (10, 16)}
-    constants = {"scale": np.array(0.5, dtype=np.float32), "merge": _int(-1, 5, 16)}
-    if fused:
-        constants |= {"parts": _int(0, 5, 3, 4, 4), "zero": _int(0)[0], "one": _int(1)[0], "two": _int(2)[0]}
-    else:
-        constants |= {"heads": _int(0, 5, 4, 4)}
-    return net(text, {**shapes, "wo": (16, 7)}, **{name: np.asarray(array) for name, array in constants.items()})
 
 
 def quantised() -> ir.Model:
     """Q/DQ around a convolution: int8 weights with a scale per channel, uint8 activations."""
-    text = IMAGE + """{
+    text = (
+        IMAGE
+        + """{
       a = Conv(x, w0)
       aq = QuantizeLinear(a, sa, za)
       ad = DequantizeLinear(aq, sa, za)
@@ -271,6 +249,7 @@ def quantised() -> ir.Model:
       f = Flatten(g)
       y = MatMul(f, fc)
     }"""
+    )
     rng = np.random.default_rng(3)
     return net(
         text,
@@ -299,6 +278,7 @@ NETS = {
     "group_norm": lambda: group_norm(21),
     "attention_fused": lambda: attention(True),
     "attention_apart": lambda: attention(False),
+    "attention_op": attention_op,
     "quantised": quantised,
 }
 """Name -> builder of a fresh model."""

@@ -11,11 +11,17 @@ import onnxruntime as ort
 from mlcompress import graph
 from mlcompress.graph import dependency
 
+HEAD = '<ir_version: 10, opset_import: ["" : 18]> g '
 Arrays = dict[str, np.ndarray]
 
 
+def ints(*numbers: int) -> np.ndarray:
+    """An int64 vector: a shape, indices, axes."""
+    return np.array(numbers, dtype=np.int64)
+
+
 def net(text: str, weights: Mapping[str, Sequence[int]], seed: int = 0, **constants: np.ndarray) -> ir.Model:
-    """A cleaned model from ONNX text, with random weights of these shapes and given constants as initializers."""
+    """A cleaned model from ONNX text, with random weights of these shapes and given constants."""
     proto = onnx.parser.parse_model(text)
     rng = np.random.default_rng(seed)
     for name, shape in weights.items():
@@ -39,7 +45,9 @@ def inputs(model: ir.Model, batch: int, seed: int = 1) -> Arrays:
         shape = [dim if isinstance(dim, int) else batch for dim in value.shape or ()]
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
         made[value.name or ""] = (
-            rng.integers(0, 5, shape).astype(dtype) if dtype.kind == "i" else rng.standard_normal(shape).astype(dtype)
+            rng.integers(0, 5, shape).astype(dtype)
+            if dtype.kind == "i"
+            else rng.standard_normal(shape).astype(dtype)
         )
     return made
 
@@ -101,7 +109,7 @@ def numbers(model: ir.Model) -> int:
 
 
 def same(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> None:
-    """Equal within 1e-5 of the output scale: float32 sums of fewer terms round differently (observed <= 1e-6)."""
+    """Equal within 1e-5 of the output scale: shorter float32 sums round differently (observed <= 1e-6)."""
     for one, other in zip(ours, theirs, strict=True):
         assert one.shape == other.shape
         scale = max(float(np.abs(other).max()), 1e-6)
@@ -110,4 +118,6 @@ def same(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> None:
 
 def differ(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> bool:
     """Some output differs by more than 1 % of its scale."""
-    return any(float(np.abs(a - b).max()) > 0.01 * float(np.abs(b).max()) for a, b in zip(ours, theirs, strict=True))
+    return any(
+        float(np.abs(a - b).max()) > 0.01 * float(np.abs(b).max()) for a, b in zip(ours, theirs, strict=True)
+    )

