@@ -1,4 +1,5 @@
-"""Many checkpoints, one recipe. Each model is a process of its own: one that fails, or dies, stops no other."""
+"""Many checkpoints, one recipe. Each model is a process of its own: one that fails, or dies, stops no
+other."""
 
 import json as json_format
 import subprocess
@@ -40,7 +41,9 @@ def run(wish: Job, models: Sequence[Path], folder: Path, *, jobs: int, dry_run: 
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
-            raise UsageError(f"{folder}: cannot make this folder ({problem.strerror}); choose another") from None
+            raise UsageError(
+                f"{folder}: cannot make this folder ({problem.strerror}); choose another"
+            ) from None
     arguments = _arguments(wish, dry_run)
 
     def one(pair: tuple[Path, Path]) -> Result:
@@ -63,10 +66,16 @@ def _outputs(models: Sequence[Path], folder: Path) -> list[Path]:
     outputs = [folder / f"{model.stem}.onnx" for model in models]
     twice = [str(path) for path, count in Counter(outputs).items() if count > 1]
     if twice:
-        raise UsageError(*(f"{path}: two models of the batch would write it; run them apart" for path in twice))
-    same = [output for model, output in zip(models, outputs, strict=True) if output.absolute() == model.absolute()]
+        raise UsageError(
+            *(f"{path}: two models of the batch would write it; run them apart" for path in twice)
+        )
+    same = [
+        output for model, output in zip(models, outputs, strict=True) if output.absolute() == model.absolute()
+    ]
     if same:
-        raise UsageError(*(f"{path}: would be overwritten by its own result; choose another --output-dir" for path in same))
+        raise UsageError(
+            *(f"{path}: would be overwritten by its own result; choose another --output-dir" for path in same)
+        )
     return outputs
 
 
@@ -89,7 +98,10 @@ def _run_one(stage: str, model: Path, output: Path, arguments: list[str]) -> Res
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     lines = tuple(line for line in done.stderr.splitlines() if line.strip())
     if done.returncode < 0:
-        lines = (*lines, f"{model}: the process was ended by signal {-done.returncode}; is there enough memory?")
+        lines = (
+            *lines,
+            f"{model}: the process was ended by signal {-done.returncode}; is there enough memory?",
+        )
     return Result(model, output, done.returncode, lines)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from mlcompress import files
 
 Card = dict[str, Any]
-"""Top level: tool, stage, recipe, seed, parent, output, change, size, metric, latency, memory, gate, data, environment."""
+"""Top level: tool, stage, recipe, seed, parent, output, change, size, metric, latency, memory, gate, data,
+environment."""
 
 
 def path_for(artifact: Path) -> Path:
@@ -24,8 +25,8 @@ def read(artifact: Path) -> tuple[Card | None, str | None]:
     """The card of `artifact`, and why there is none to trust.
 
     Returns:
-        (card, None) if it belongs to exactly these bytes; (None, None) if there is no card; (None, reason) if the
-        card is broken or belongs to other bytes.
+        (card, None) if it belongs to exactly these bytes; (None, None) if there is no card; (None, reason) if
+        the card is broken or belongs to other bytes.
     """
     path = path_for(artifact)
     try:

@@ -16,7 +16,7 @@ class Context:
     """Everything a stage may use that is neither the model nor its recipe.
 
     `evaluate(model)` gives the recipe's metric of a graph on the evaluation data (None without data), and
-    `latency(models)` their median milliseconds on the first provider, measured interleaved; both use onnxruntime.
+    `latency(models)` milliseconds of each on the first provider, measured interleaved; both use onnxruntime.
     """
 
     seed: int

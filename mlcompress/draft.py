@@ -12,11 +12,11 @@ from mlcompress.errors import UsageError
 class Draft:
     """A hidden folder beside OUTPUT where everything is written first.
 
-    On success, and on a user's error, it is removed. When the process is killed or interrupted it stays, so that the
-    same command can resume training from `state`.
+    On success, and on a user's error, it is removed. When the process is killed or interrupted it stays, so
+    that the same command can resume training from `state`.
 
-    The order of publishing leaves no moment at which OUTPUT is half-written or stands beside a card of other bytes:
-    the old OUTPUT goes, the new card comes, the new OUTPUT comes, each in one rename or unlink.
+    The order of publishing leaves no moment at which OUTPUT is half-written or stands beside a card of
+    other bytes: the old OUTPUT goes, the new card comes, the new OUTPUT comes, each in one rename or unlink.
     """
 
     def __init__(self, output: Path) -> None:

@@ -39,7 +39,8 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     """Refuse an output that could not, or should not, be written at the end.
 
     Raises:
-        UsageError: not an .onnx name, one of `inputs`, a folder, or in a folder that is missing or not writable.
+        UsageError: not an .onnx name, one of `inputs`, a folder, or in a folder that is missing or not
+        writable.
     """
     folder = path.parent
     if path.suffix != ".onnx":
@@ -54,5 +55,7 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     try:
         probe.touch()
     except OSError as problem:
-        raise UsageError(f"{path}: cannot write to {folder} ({problem.strerror}); choose another folder") from None
+        raise UsageError(
+            f"{path}: cannot write to {folder} ({problem.strerror}); choose another folder"
+        ) from None
     probe.unlink(missing_ok=True)

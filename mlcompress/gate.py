@@ -54,7 +54,9 @@ def check(gate: Gate, figures: Figures) -> list[Checked]:
         "max_metric": lambda limit: _at_most("max_metric", limit, figures.metric_after),
         "min_speedup": lambda limit: _speedup(limit, figures),
         "max_latency_ms": lambda limit: _at_most("max_latency_ms", limit, figures.latency_ms),
-        "max_size_ratio": lambda limit: _at_most("max_size_ratio", limit, figures.bytes_after / figures.bytes_before),
+        "max_size_ratio": lambda limit: _at_most(
+            "max_size_ratio", limit, figures.bytes_after / figures.bytes_before
+        ),
         "max_bytes": lambda limit: _at_most("max_bytes", limit, figures.bytes_after),
     }
     limits = {name: getattr(gate, name) for name in checks}
@@ -116,4 +118,5 @@ def _speedup(limit: float, figures: Figures) -> Checked:
 def _latency_text(figures: Figures) -> str:
     if figures.ratio is None or figures.ratio_low is None or figures.ratio_high is None:
         return "not measured"
-    return f"{1 / figures.ratio:.2f}x (from {1 / figures.ratio_high:.2f}x to {1 / figures.ratio_low:.2f}x over repeats)"
+    least, most = 1 / figures.ratio_high, 1 / figures.ratio_low
+    return f"{1 / figures.ratio:.2f}x (from {least:.2f}x to {most:.2f}x over repeats)"

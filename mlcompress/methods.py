@@ -1,4 +1,5 @@
-"""Where each kind of method is registered; `list`, the docs and the tests read the registries through this."""
+"""Where each kind of method is registered; `list`, the docs and the tests read the registries through
+this."""
 
 import importlib
 from typing import Any
@@ -24,7 +25,9 @@ def registry(kind: str) -> Registry:
 def describe(kind: str) -> list[dict[str, Any]]:
     """One row a method: `name`, `summary` and `options` (`name`, `type`, `default`, `description`)."""
     found = registry(kind)
-    return [{"name": name, "summary": found.summary(name), "options": _options(found, name)} for name in found]
+    return [
+        {"name": name, "summary": found.summary(name), "options": _options(found, name)} for name in found
+    ]
 
 
 def _options(found: Registry, name: str) -> list[dict[str, Any]]:
@@ -54,11 +57,14 @@ def markdown() -> str:
     lines = [
         "# Methods",
         "",
-        "Every method that a recipe can name, with its options. This page is printed by `mlcompress list --markdown`.",
+        "Every method that a recipe can name, with its options; printed by `mlcompress list --markdown`.",
     ]
     for kind in REGISTRIES:
         lines += ["", f"## {kind}", "", "| name | options | what it is |", "| --- | --- | --- |"]
         for row in describe(kind):
-            options = "<br>".join(f"`{o['name']}` ({o['type']}, {o['default']}) {o['description']}".strip() for o in row["options"])
+            options = "<br>".join(
+                f"`{o['name']}` ({o['type']}, {o['default']}) {o['description']}".strip()
+                for o in row["options"]
+            )
             lines.append(f"| `{row['name']}` | {options} | {row['summary']} |")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """One command from start to end. This is the file to read first.
 
-    CLI -> recipe -> graph -> stage -> verify -> measure -> gate -> card -> OUTPUT
+CLI -> recipe -> graph -> stage -> verify -> measure -> gate -> card -> OUTPUT
 """
 
 from dataclasses import dataclass
@@ -135,8 +135,9 @@ def _tell(job: Job, card: Card, checked: list[Checked]) -> None:
     missed = gate.missed(checked)
     console.say(f"{job.output}: {change['summary']}; {_gain(card)}")
     for item in missed:
-        how = "inconclusive, measured again and still inside the noise" if item.verdict == "inconclusive" else "missed"
-        console.error(f"{job.output}: gate {item.name} {item.limit:g}: {how}: {item.text}; kept as {job.output}.rejected")
+        how = "inconclusive, still inside the noise" if item.verdict == "inconclusive" else "missed"
+        limit = f"gate {item.name} {item.limit:g}"
+        console.error(f"{job.output}: {limit}: {how}: {item.text}; kept as {job.output}.rejected")
 
 
 def _gain(card: Card) -> str:

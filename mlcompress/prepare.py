@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 
@@ -13,6 +13,8 @@ from mlcompress.data.keys import sources
 from mlcompress.errors import DataError, RecipeError, UserError
 from mlcompress.job import Job
 from mlcompress.recipe.sections import DataEntry, Shared
+
+T = TypeVar("T")
 
 LABELLED_METRICS = ("top1", "top5", "f1")
 
@@ -25,17 +27,17 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
     """
     problems: list[str] = []
 
-    def attempt(action: Callable[[], Any]) -> Any:
+    def attempt(action: Callable[..., T], *arguments: Any) -> T | None:
         try:
-            return action()
+            return action(*arguments)
         except UserError as problem:
             problems.extend(problem.lines)
             return None
 
     wanted = _entries(recipe)
-    opened = {name: attempt(lambda name=name: _open(name, wanted, recipe, model, job)) for name in wanted}
-    teachers = [attempt(lambda path=path: graph.load(path)) for path in job.teachers]
-    student = attempt(lambda: graph.load(job.student)) if job.student else None
+    opened = {name: attempt(_open, name, wanted, recipe, model, job) for name in wanted}
+    teachers = [attempt(graph.load, path) for path in job.teachers]
+    student = attempt(graph.load, job.student) if job.student else None
     if "evaluate" not in wanted and gate.needs_metric(recipe.gate):
         problems.append("gate: a limit on the metric needs samples to measure it on; add `data.evaluate`")
     if problems:
@@ -49,7 +51,7 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
         validation=validation,
         calibration=opened.get("calibration"),
         evaluation=opened.get("evaluate"),
-        teachers=teachers,
+        teachers=[teacher for teacher in teachers if teacher is not None],
         student=student,
     )
 
@@ -66,7 +68,11 @@ def baseline(recipe: Shared, folder: Path) -> Path | None:
 def used_data(given: Context) -> dict[str, Any]:
     """Which samples were used, for the card."""
     names = {"train": given.train, "validation": given.validation, "calibration": given.calibration}
-    return {name: describe(data) for name, data in {**names, "evaluate": given.evaluation}.items() if data is not None}
+    return {
+        name: describe(data)
+        for name, data in {**names, "evaluate": given.evaluation}.items()
+        if data is not None
+    }
 
 
 def _entries(recipe: Shared) -> dict[str, bool]:
@@ -74,7 +80,9 @@ def _entries(recipe: Shared) -> dict[str, bool]:
     needed = dict(recipe.needs())
     for name in needed:
         if name != "calibration" and getattr(recipe.data, name) is None:
-            raise RecipeError(f"data.{name}: this recipe needs samples; add `data: {{{name}: {{path: FILE.npz}}}}`")
+            raise RecipeError(
+                f"data.{name}: this recipe needs samples; add `data: {{{name}: {{path: FILE.npz}}}}`"
+            )
     if "train" in needed and recipe.data.validation is not None:
         needed["validation"] = recipe.evaluate.metric in LABELLED_METRICS
     if recipe.data.evaluate is not None:
@@ -87,7 +95,9 @@ def _open(name: str, wanted: dict[str, bool], recipe: Shared, model: ir.Model, j
     if entry is None:
         return None
     if recipe.data.train is not None and name != "train":
-        if name == "calibration" and not sources(entry):  # some of the training samples are what calibration wants
+        if name == "calibration" and not sources(
+            entry
+        ):  # some of the training samples are what calibration wants
             entry = recipe.data.train.model_copy(update={"limit": entry.limit, "samples": entry.samples})
         entry = inherit(entry, recipe.data.train)
     data = open_data(

@@ -14,10 +14,11 @@ its options filled in.
 """
 
 import inspect
+import operator
 import typing
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Annotated, Any, Literal, Union
+from functools import partial, reduce
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
@@ -62,7 +63,7 @@ class Registry:
         return " ".join(text.split("\n\n")[0].split())
 
     def schema(self, name: str) -> type[Choice]:
-        """The options of one method as a pydantic model; `schema(name)()` is the method with its defaults."""
+        """The options of one method as a pydantic model."""
         if name not in self._schemas:
             self._schemas[name] = self._make_schema(name)
         return self._schemas[name]
@@ -79,11 +80,15 @@ class Registry:
 
     def annotation(self) -> Any:
         """A type for a recipe field: `name` or `{name: ..., options...}`."""
-        models = tuple(self.schema(name) for name in self)
+        models = [self.schema(name) for name in self]
         if len(models) == 1:
             return Annotated[models[0], BeforeValidator(_spell_out)]
-        union = Union[models]  # noqa: UP007 - built at run time
+        union: Any = reduce(operator.or_, models)
         return Annotated[union, Field(discriminator="name"), BeforeValidator(_spell_out)]
+
+    def choose(self, name: str, **options: Any) -> Choice:
+        """The method `name` with its default options, or those given."""
+        return self.schema(name).model_validate({"name": name, **options})
 
     def bind(self, choice: Choice) -> Callable[..., Any]:
         """The chosen function with its options filled in."""

@@ -29,7 +29,9 @@ class Stage:
 
     def run(self, model: "ir.Model", recipe: Any, context: Context) -> "tuple[ir.Model, Change]":
         """Transform `model`, which may be changed in place."""
-        work: Callable[..., tuple[ir.Model, Change]] = importlib.import_module(f"mlcompress.{self.name}.run").run
+        work: Callable[..., tuple[ir.Model, Change]] = importlib.import_module(
+            f"mlcompress.{self.name}.run"
+        ).run
         return work(model, recipe, context)
 
 

@@ -78,7 +78,9 @@ def solved(channels: tuple[int, int] = (16, 32), seed: int = 0) -> onnx.ModelPro
     model = net(channels, seed)
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
-    probe.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", channels[1]]))
+    probe.graph.output.append(
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", channels[1]])
+    )
     image, labels = samples(2000, seed=1)
     session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     features = session.run(["features"], {"image": image})[0].astype(np.float64)

@@ -25,9 +25,26 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def test_a_broken_checkpoint_stops_no_other(tmp_path: Path, program: Program) -> None:
     checkpoints(tmp_path)
-    done = program("prune", "m0.onnx", "m1.onnx", "m2.onnx", "-r", "prune.yaml", "--output-dir", "out", "--jobs", 2, "--json")
+    done = program(
+        "prune",
+        "m0.onnx",
+        "m1.onnx",
+        "m2.onnx",
+        "-r",
+        "prune.yaml",
+        "--output-dir",
+        "out",
+        "--jobs",
+        2,
+        "--json",
+    )
     assert done.returncode == 2
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["m0.onnx", "m0.onnx.json", "m2.onnx", "m2.onnx.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "m0.onnx",
+        "m0.onnx.json",
+        "m2.onnx",
+        "m2.onnx.json",
+    ]
     assert len([line for line in done.stderr.splitlines() if line.startswith("m1.onnx: ")]) == 1
     assert done.stderr.splitlines()[-1] == "3 models: 2 done, 0 missed a gate, 1 could not run (m1.onnx)"
     rows = json.loads(done.stdout)

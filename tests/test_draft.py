@@ -101,7 +101,9 @@ with Draft(output) as draft:
 def test_kill_at_any_moment_leaves_no_card_of_other_bytes(tmp_path: Path) -> None:
     def run(output: Path, content: str, stop: int) -> subprocess.CompletedProcess[str]:
         arguments = [sys.executable, "-c", WRITER, str(output), content, str(stop)]
-        return subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+        return subprocess.run(
+            arguments, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        )
 
     whole = run(tmp_path / "count.onnx", "x", 0)
     moments = int(whole.stdout)

@@ -12,8 +12,8 @@ from mlcompress.cli.distill import distill
 from mlcompress.cli.init import init
 from mlcompress.cli.inspect import inspect
 from mlcompress.cli.list import list_
-from mlcompress.cli.prune import prune
 from mlcompress.cli.providers import providers
+from mlcompress.cli.prune import prune
 from mlcompress.cli.quantize import quantize
 from mlcompress.cli.report import report
 from mlcompress.cli.schema import schema
@@ -53,7 +53,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
     ] = False,
 ) -> None: ...
 

@@ -7,12 +7,20 @@ import typer
 
 from mlcompress.cli import options, transform
 
-MoreTeachers = Annotated[list[Path], typer.Option("-t", "--teacher", metavar="FILE", help="One more teacher; repeatable.")]
-Student = Annotated[Path | None, typer.Option("--student", metavar="FILE", help="ONNX file to train; else derived from TEACHER.")]
+MoreTeachers = Annotated[
+    list[Path], typer.Option("-t", "--teacher", metavar="FILE", help="One more teacher; repeatable.")
+]
+Student = Annotated[
+    Path | None,
+    typer.Option("--student", metavar="FILE", help="ONNX file to train; else derived from TEACHER."),
+]
 
 
 def distill(
-    teachers: Annotated[list[Path], typer.Argument(metavar="TEACHER...", help="ONNX file; several make a batch (with --output-dir).")],
+    teachers: Annotated[
+        list[Path],
+        typer.Argument(metavar="TEACHER...", help="ONNX file; several make a batch (with --output-dir)."),
+    ],
     recipe: options.Recipe = None,
     output: options.Output = None,
     output_dir: options.OutputDir = None,
@@ -32,5 +40,9 @@ def distill(
 
     Example: mlcompress distill teacher.onnx -r distill.yaml -o student.onnx
     """
-    wish = transform.request("distill", recipe, overrides, provider, seed, no_code, tuple(more_teachers), student)
-    return transform.execute(wish, teachers, output, output_dir, jobs=jobs, dry_run=dry_run, quiet=quiet, json=json)
+    wish = transform.request(
+        "distill", recipe, overrides, provider, seed, no_code, tuple(more_teachers), student
+    )
+    return transform.execute(
+        wish, teachers, output, output_dir, jobs=jobs, dry_run=dry_run, quiet=quiet, json=json
+    )

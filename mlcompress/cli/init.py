@@ -11,7 +11,9 @@ from mlcompress.errors import UsageError
 _FILES = ("Makefile", "distill.yaml", "prune.yaml", "quantize.yaml", "report.yaml")
 
 
-def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to fill; made if it is missing.")]) -> int:
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to fill; made if it is missing.")],
+) -> int:
     """Write a commented recipe per stage and a Makefile that chains them.
 
     Example: mlcompress init compress && cd compress && make
@@ -29,5 +31,8 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to f
             write_atomic(folder / name, (files("mlcompress.cli") / "templates" / name).read_bytes())
     except OSError as problem:
         raise UsageError(f"{folder}: cannot write here ({problem.strerror}); choose another folder") from None
-    console.say(f"{folder}: {', '.join(_FILES)}; put teacher.onnx and the .npz files named in distill.yaml there, then run make")
+    console.say(
+        f"{folder}: {', '.join(_FILES)}; put teacher.onnx and the .npz files that distill.yaml names there, "
+        "then run make"
+    )
     return 0

@@ -72,16 +72,24 @@ def _print(facts: dict[str, Any]) -> None:
 
     screen = console.table_console()
     macs = "unknown" if facts["macs"] is None else f"{facts['macs']:,}"
-    console.data(f"{facts['model']}: opset {facts['opset']}, {facts['params']:,} parameters, {macs} MACs at batch 1")
+    console.data(
+        f"{facts['model']}: opset {facts['opset']}, {facts['params']:,} parameters, {macs} MACs at batch 1"
+    )
     for side in ("inputs", "outputs"):
         for tensor in facts[side]:
             console.data(f"  {side[:-1]:<6} {tensor['name']}  {tensor['dtype']} {tensor['shape']}")
-    layers = Table("layer", "op", "weight", "shape", "params", "MACs", title="Layers", title_justify="left", box=None)
+    layers = Table(
+        "layer", "op", "weight", "shape", "params", "MACs", title="Layers", title_justify="left", box=None
+    )
     for row in facts["layers"]:
         shape = "x".join(map(str, row["shape"]))
-        layers.add_row(row["name"], row["op"], row["weight"], shape, f"{row['params']:,}", f"{row['macs'] or 0:,}")
+        layers.add_row(
+            row["name"], row["op"], row["weight"], shape, f"{row['params']:,}", f"{row['macs'] or 0:,}"
+        )
     screen.print(layers)
-    families = Table("family", "kind", "units", "exact", title="Prunable families", title_justify="left", box=None)
+    families = Table(
+        "family", "kind", "units", "exact", title="Prunable families", title_justify="left", box=None
+    )
     for row in facts["families"]:
         families.add_row(row["name"], row["kind"], str(row["units"]), "yes" if row["exact"] else "no")
     screen.print(families)

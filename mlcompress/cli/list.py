@@ -9,9 +9,13 @@ from mlcompress.errors import UsageError
 
 
 def list_(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="losses, criteria, observers or encodings.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="losses, criteria, observers or encodings.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page of all kinds.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference page of all kinds.")
+    ] = False,
 ) -> int:
     """List the methods that a recipe can name, and their options.
 
@@ -34,5 +38,6 @@ def list_(
     for row in rows:
         console.data(f"{row['name']:<{width}}  {row['summary']}")
         for option in row["options"]:
-            console.data(f"{'':<{width}}    {option['name']}: {option['type']}, default {option['default']}  {option['description']}".rstrip())
+            text = f"{option['name']}: {option['type']}, default {option['default']}  {option['description']}"
+            console.data(f"{'':<{width}}    {text}".rstrip())
     return 0

@@ -5,14 +5,31 @@ from typing import Annotated
 
 import typer
 
-Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX file; several make a batch (with --output-dir).")]
-Recipe = Annotated[str | None, typer.Option("-r", "--recipe", metavar="FILE", help="YAML recipe; all defaults without.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Artifact to write; its card is FILE.json.")]
-OutputDir = Annotated[Path | None, typer.Option("--output-dir", metavar="DIR", help="Batch: one artifact a MODEL, of the same name.")]
+Models = Annotated[
+    list[Path],
+    typer.Argument(metavar="MODEL...", help="ONNX file; several make a batch (with --output-dir)."),
+]
+Recipe = Annotated[
+    str | None, typer.Option("-r", "--recipe", metavar="FILE", help="YAML recipe; all defaults without.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Artifact to write; its card is FILE.json."),
+]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option("--output-dir", metavar="DIR", help="Batch: one artifact a MODEL, of the same name."),
+]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Batch: how many at a time.")]
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.")]
-Provider = Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Measure on this execution provider.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of everything random; 0 by default.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
+]
+Provider = Annotated[
+    str | None, typer.Option("--provider", metavar="NAME", help="Measure on this execution provider.")
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of everything random; 0 by default.")
+]
 DryRun = Annotated[bool, typer.Option("-n", "--dry-run", help="Check recipe, model and data; write nothing.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only warnings, errors and data.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the card on stdout.")]

@@ -10,12 +10,20 @@ from mlcompress.cli import options
 
 
 def report(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Artifacts of a chain; the first is the baseline.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="Artifacts of a chain; the first is the baseline."),
+    ],
     recipe: options.Recipe = None,
     outputs: Annotated[
-        list[Path], typer.Option("-o", "--output", metavar="FILE", help="Also write .html, .md, .json or .xml; repeatable.")
+        list[Path],
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Also write .html, .md, .json or .xml; repeatable."
+        ),
     ] = [],  # noqa: B006 - typer reads it, nobody changes it
-    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Measure again, or print the cards' figures.")] = True,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure again, or print the cards' figures.")
+    ] = True,
     overrides: options.Set = [],  # noqa: B006
     provider: options.Provider = None,
     seed: options.Seed = None,
@@ -33,4 +41,6 @@ def report(
     console.set_quiet(quiet)
     short = [f"measure.providers=[{provider}]"] if provider else []
     short += [f"seed={seed}"] if seed is not None else []
-    return reports.run(models, recipe, [*overrides, *short], outputs, measure=measure, json=json, no_code=no_code)
+    return reports.run(
+        models, recipe, [*overrides, *short], outputs, measure=measure, json=json, no_code=no_code
+    )

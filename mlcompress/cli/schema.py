@@ -8,7 +8,9 @@ from mlcompress import console
 from mlcompress.errors import UsageError
 
 
-def schema(stage: Annotated[str, typer.Argument(metavar="STAGE", help="distill, prune, quantize or report.")]) -> int:
+def schema(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="distill, prune, quantize or report.")],
+) -> int:
     """Print the JSON schema of a stage's recipe, for editors.
 
     Example: mlcompress schema prune > prune.schema.json

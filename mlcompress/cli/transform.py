@@ -47,7 +47,9 @@ def execute(
 
         return batch.run(wish, models, output_dir, jobs=jobs, dry_run=dry_run, json=json)
     if len(models) != 1:
-        raise UsageError(f"{models[1]}: {len(models)} models were given; name a folder for the results with --output-dir")
+        raise UsageError(
+            f"{models[1]}: {len(models)} models were given; name a folder for the results with --output-dir"
+        )
     if output is None and not dry_run:
         raise UsageError("--output: where to write is missing; add -o FILE.onnx")
     from mlcompress import pipeline

@@ -5,6 +5,7 @@
 - inference mode: BatchNormalization uses running statistics, Dropout is gone;
 - what does not depend on an input is computed (see `fold`), and with it the zero Conv bias that torch's
   exporter computes, which keeps onnxruntime from fusing BatchNormalization into Conv;
+- where only the batch is dynamic, all other lengths are numbers (see `settle`);
 - no two layers share a bias only because an exporter merged equal tensors (see `unshare`); ties stay;
 - nothing unused; no notes of an exporter (they hold paths of its machine); every node and value has a name.
 
@@ -16,6 +17,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from mlcompress.errors import UnsupportedError
+from mlcompress.graph.dependency.settle import settle
 from mlcompress.graph.fold import fold, is_folded
 from mlcompress.graph.inference_mode import set_inference_mode
 from mlcompress.graph.initializers import numbers, set_numbers
@@ -46,6 +48,7 @@ def clean(model: ir.Model) -> None:
     _drop_computed_zero_biases(model)
     remove_unused(model)
     unshare(model)
+    settle(model)
     _own_tensors(model)
     drop_notes(model)  # folding leaves some
     for graph in model.graphs():

@@ -1,8 +1,9 @@
 """How a weight is stored in the file: an initializer, or a chain of ops that onnxruntime folds at load.
 
-onnxruntime evaluates constant sub-graphs while it creates a session, so a chain costs bytes and load time, never
-latency. What folds was measured (reference/storage.md): Cast, Mul and Gather do, DequantizeLinear does not.
-An encoding is a function `(insertion, name, codes) -> nodes`; the last node's output is the decoded weight.
+onnxruntime evaluates constant sub-graphs while it creates a session, so a chain costs bytes and load time,
+never latency. What folds was measured (reference/storage.md): Cast, Mul and Gather do, DequantizeLinear does
+not. An encoding is a function `(insertion, name, codes) -> nodes`; the last node's output is the decoded
+weight.
 """
 
 from collections.abc import Callable
@@ -24,8 +25,8 @@ encodings = Registry("encoding")
 class Codes:
     """What is stored, and what it stands for.
 
-    `stored` has the weight's shape; `scale` (float32, broadcast against it) is None where the stored numbers are
-    the values themselves.
+    `stored` has the weight's shape; `scale` (float32, broadcast against it) is None where the stored numbers
+    are the values themselves.
     """
 
     stored: np.ndarray
@@ -53,7 +54,7 @@ def fp16(insertion: Insertion, name: str, codes: Codes) -> list[ir.Node]:
 
 @encodings
 def int8(insertion: Insertion, name: str, codes: Codes) -> list[ir.Node]:
-    """Signed bytes times a scale per channel: Cast to float32, Mul (folds at load; a quarter of the bytes)."""
+    """Bytes times a scale per channel: Cast to float32, Mul (folds at load; a quarter of the bytes)."""
     if codes.scale is None:
         raise ValueError(f"{name}: int8 storage needs a scale")
     stored = insertion.constant(f"{name}_int8", codes.stored.astype(np.int8))
@@ -65,7 +66,8 @@ def int8(insertion: Insertion, name: str, codes: Codes) -> list[ir.Node]:
 def store(insertion: Insertion, weight: ir.Value, codes: Codes, encoding: str) -> None:
     """Replace the initializer `weight` by a stored form; the decoded tensor keeps its name.
 
-    Raises ValueError when `weight` is not an initializer of the graph or a decoded tensor is too large to be folded.
+    Raises ValueError when `weight` is not an initializer of the graph or a decoded tensor is too large to be
+    folded.
     """
     graph, name = insertion.graph, str(weight.name)
     if graph.initializers.get(name) is not weight:
@@ -84,5 +86,6 @@ def store(insertion: Insertion, weight: ir.Value, codes: Codes, encoding: str) -
 
 
 def _cast(insertion: Insertion, output: str, stored: ir.Value) -> ir.Node:
-    """Without type or shape, which onnxruntime infers: a value_info entry per weight is 3 % of a small net's file."""
+    """Without type or shape, which onnxruntime infers: a value_info entry per weight is 3 % of a small
+    net's file."""
     return insertion.node("Cast", [stored], output, None, attributes={"to": int(ir.DataType.FLOAT)})

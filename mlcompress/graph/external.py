@@ -14,31 +14,27 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from mlcompress.errors import ModelError
 from mlcompress.graph import structure
 
 
-def check(proto: onnx.ModelProto, path: Path) -> None:
-    """Raise ModelError for every external tensor of `proto` that cannot be read from the folder of `path`."""
-    lines = []
-    for name, tensor in structure.tensors(proto):
-        if tensor.data_location == TensorProto.EXTERNAL and (problem := _problem(tensor, path.parent)):
-            lines.append(f"{path}: tensor {name}: {problem}")
-    if lines:
-        raise ModelError(*lines)
+def problems(proto: onnx.ModelProto, folder: Path) -> list[str]:
+    """Why external tensors of `proto` cannot be read from `folder`, one line each."""
+    external = [(n, t) for n, t in structure.tensors(proto) if t.data_location == TensorProto.EXTERNAL]
+    found = [(name, _problem(tensor, folder)) for name, tensor in external]
+    return [f"tensor {name}: {problem}" for name, problem in found if problem]
 
 
-def attach(model: ir.Model, path: Path) -> None:
-    """Give all external tensors of `model` their numbers, mapped from the folder of `path` (see `check`)."""
+def attach(model: ir.Model, folder: Path) -> None:
+    """Give all external tensors of `model` their numbers, mapped from files in `folder` (see `problems`)."""
     files: dict[str, NDArray[np.uint8]] = {}
     for graph in model.graphs():
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = _mapped(value.const_value, path.parent, files)
+                value.const_value = _mapped(value.const_value, folder, files)
         for node in graph:
             for key, attribute in node.attributes.items():
                 if not attribute.is_ref() and isinstance(attribute.value, ir.ExternalTensor):
-                    node.attributes[key] = ir.AttrTensor(key, _mapped(attribute.value, path.parent, files))
+                    node.attributes[key] = ir.AttrTensor(key, _mapped(attribute.value, folder, files))
 
 
 def _problem(tensor: TensorProto, folder: Path) -> str | None:

@@ -55,7 +55,8 @@ class Insertion:
         attributes: Mapping[str, int | float] | None = None,
         outputs: int = 1,
     ) -> ir.Node:
-        """A node named `<stem>_<op>` (stem: the output's name by default) that is not yet placed in the graph."""
+        """A node named `<stem>_<op>` (stem: the output's name by default) that is not yet placed in the
+        graph."""
         kind = None if dtype is None else ir.TensorType(dtype)
         made = [ir.Value(name=self.fresh(output), shape=shape, type=kind)]
         made += [ir.Value(name=self.fresh(f"{output}_{index}")) for index in range(1, outputs)]
@@ -80,7 +81,8 @@ class Insertion:
             self.graph.insert_after(producer, nodes)
 
     def replace(self, node: ir.Node, chain: Sequence[ir.Node], result: ir.Value) -> None:
-        """Put `chain` in the place of a node with one output; `result` takes over its name, type and readers."""
+        """Put `chain` in the place of a node with one output; `result` takes over its name, type and
+        readers."""
         output = node.outputs[0]
         name, result.shape, result.type = str(output.name), output.shape, output.type
         self.graph.insert_before(node, chain)

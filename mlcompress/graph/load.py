@@ -27,37 +27,40 @@ def load(path: Path | str) -> ir.Model:
     """
     path = Path(path)
     proto = formats.read(path)
-    lines = [
-        f"{path}: tensor {name}: {text}"
-        for name, tensor in structure.tensors(proto)
-        if (text := structure.tensor_problem(tensor))
-    ]
-    lines += [f"{path}: {text}" for text in structure.problems(proto.graph, list(proto.functions))]
-    if lines:
-        raise ModelError(*lines)
-    external.check(proto, path)
+    _check_message(proto, path)
     try:
-        model = _build(proto, path)
+        model = _build(proto, path.parent)
         clean(model)
         _complete_outputs(model)
         signature(model)
         source = to_bytes(model) if fits_message(model) else path
     except UserError as error:
-        raise type(error)(*(f"{path}: {line}" for line in error.lines)) from None
+        raise type(error)(*(_line(path, line) for line in error.lines)) from None
     except Exception:
         _check_runs(
             path, path
-        )  # a nonsensical graph breaks libraries in many ways; onnxruntime says what is wrong
-        raise  # it is no nonsense: a bug
+        )  # nonsense breaks libraries in many ways; onnxruntime says what is wrong with it
+        raise  # what onnxruntime accepts is no nonsense: a bug
     _check_runs(source, path)
     return model
 
 
-def _build(proto: onnx.ModelProto, path: Path) -> ir.Model:
+def _line(path: Path, text: str) -> str:
+    """One line, whatever the names in the file hold."""
+    return f"{path}: " + "".join(mark if mark.isprintable() else "?" for mark in text)
+
+
+def _check_message(proto: onnx.ModelProto, path: Path) -> None:
+    found = [*structure.problems(proto), *external.problems(proto, path.parent)]
+    if found:
+        raise ModelError(*(_line(path, text) for text in found))
+
+
+def _build(proto: onnx.ModelProto, folder: Path) -> ir.Model:
     sparse.densify(proto)
     names.name_nodes(proto)
     model = ir.serde.deserialize_model(proto)
-    external.attach(model, path)
+    external.attach(model, folder)
     if not structure.is_sorted(proto.graph):
         model.graph.sort()
     return model
@@ -74,6 +77,5 @@ def _check_runs(source: bytes | Path, path: Path) -> None:
     try:
         session(source, Level.ORT_DISABLE_ALL)
     except ORT_ERRORS as error:
-        raise ModelError(
-            f"{path}: onnxruntime cannot load it: {reason(error)}; only ops of a stock onnxruntime work"
-        ) from None
+        text = f"onnxruntime cannot load it: {reason(error)}; only ops of a stock onnxruntime work"
+        raise ModelError(_line(path, text)) from None

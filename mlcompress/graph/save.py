@@ -1,5 +1,6 @@
 """Graph to bytes and files, the same bytes each time."""
 
+from copy import copy as shallow_copy
 from pathlib import Path
 
 import onnx
@@ -21,6 +22,10 @@ def copy(model: ir.Model) -> ir.Model:
     """A deep copy that shares the numbers: give a value a new `const_value`, never write into an array."""
     made = model.clone()
     for graph in made.graphs():
+        outputs = (value for node in graph for value in node.outputs)
+        for value in (*graph.inputs, *graph.initializers.values(), *outputs):
+            # `value.dtype = ...` writes into the type, which a clone shares with the original.
+            value.type = shallow_copy(value.type)
         for name, value in graph.initializers.items():
             if isinstance(
                 value.const_value, ir.Tensor

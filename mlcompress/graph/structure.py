@@ -35,13 +35,15 @@ LARGEST_TENSOR = 2**40
 """Elements of a declared shape beyond which a file is not believed."""
 
 
-def problems(graph: onnx.GraphProto, functions: list[onnx.FunctionProto]) -> list[str]:
-    """What is wrong with a graph and its sub-graphs, one line each; an empty list when nothing is."""
-    lines = _graph(graph, frozenset())
-    names = Counter(node.name for node in nodes(graph) if node.name)
+def problems(model: onnx.ModelProto) -> list[str]:
+    """What is wrong with tensors, graphs and functions, one line each; an empty list when nothing is."""
+    found = [(name, _tensor(tensor)) for name, tensor in tensors(model)]
+    lines = [f"tensor {name}: {problem}" for name, problem in found if problem]
+    lines += _graph(model.graph, frozenset())
+    names = Counter(node.name for node in nodes(model.graph) if node.name)
     if twice := [name for name, count in names.items() if count > 1]:
         lines.append(f"several nodes have the same name: {shorten(twice)}")
-    for function in functions:
+    for function in model.functions:
         known = {*function.input, *(name for node in function.node for name in node.output)}
         if missing := [n for n in _undefined(function.node, known) if n]:
             lines.append(f"function {function.name}: values that nothing defines: {shorten(missing)}")
@@ -112,7 +114,7 @@ def tensor_bytes(tensor: TensorProto) -> int:
     return (int(prod(tensor.dims)) * bits + 7) // 8
 
 
-def tensor_problem(tensor: TensorProto) -> str | None:
+def _tensor(tensor: TensorProto) -> str | None:
     """Why the data inside a tensor does not fit its shape, or None."""
     try:
         wanted = tensor_bytes(tensor)

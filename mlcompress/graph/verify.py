@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlcompress import console
 from mlcompress.errors import ModelError
-from mlcompress.graph import external, formats
+from mlcompress.graph import external, formats, structure
 from mlcompress.graph.session import ORT_ERRORS, reason, session
 from mlcompress.graph.shapes import example_feed, example_shapes
 from mlcompress.graph.signature import Signature, signature
@@ -33,7 +33,8 @@ def verify(path: Path | str, expected: Signature, shapes: Mapping[str, Sequence[
     """
     path = Path(path)
     proto = formats.read(path)
-    external.check(proto, path)
+    if problems := [*structure.problems(proto), *external.problems(proto, path.parent)]:
+        raise ModelError(*(f"{path}: {problem}" for problem in problems))
     found = signature(ir.serde.deserialize_model(proto))
     lines = [f"{path}: {line}" for line in _differences(found, expected)]
     try:

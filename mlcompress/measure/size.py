@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from mlcompress import files
+from mlcompress.errors import ModelError
 from mlcompress.graph import external, formats, structure
 
 _BLOCK = 1 << 20
@@ -53,7 +54,8 @@ def external_data(path: Path) -> tuple[str, ...]:
     Raises ModelError and UnsupportedError as `on_disk`.
     """
     proto = formats.read(path)
-    external.check(proto, path)
+    if problems := external.problems(proto, path.parent):
+        raise ModelError(*(f"{path}: {problem}" for problem in problems))
     entries = (
         entry
         for _, tensor in structure.tensors(proto)

@@ -62,4 +62,3 @@ def global_(families: list[Ranked], ratio: float) -> dict[str, int]:
 def below(families: list[Ranked], threshold: float) -> dict[str, int]:
     """Units to keep: those that score at least `threshold`."""
     return {family.name: family.keep(int((family.scores >= threshold).sum())) for family in families}
-

@@ -1,4 +1,5 @@
-"""Structured pruning: whole channels, heads and hidden units leave the graph, with everything that depends on them."""
+"""Structured pruning: whole channels, heads and hidden units leave the graph, with everything that depends
+on them."""
 
 from collections.abc import Collection, Mapping
 
@@ -23,7 +24,9 @@ class Channels:
         skip: names of nodes whose output channels stay.
     """
 
-    def __init__(self, model: ir.Model, section: PruneSection, skip: Collection[str], rng: np.random.Generator) -> None:
+    def __init__(
+        self, model: ir.Model, section: PruneSection, skip: Collection[str], rng: np.random.Generator
+    ) -> None:
         self._model, self._section, self._skip, self._rng = model, section, frozenset(skip), rng
         analysis = analyse(model, skip=self._skip)
         self.original = {family.name: family.units for family in analysis.families}
@@ -36,18 +39,21 @@ class Channels:
         return len(self._allowed)
 
     def prune(self, ratio: float | None) -> None:
-        """Remove the lowest units in place until `ratio` of the original ones are gone, or those below the threshold."""
+        """Remove the lowest units in place until `ratio` of the original ones are gone, or those below the
+        threshold."""
         analysis = analyse(self._model, skip=self._skip)
         families = [family for family in analysis.families if family.name in self._allowed]
         ranked = [self._rank(family) for family in families]
         keep = self._amounts(ranked, ratio)
-        dead = {family.name: _lowest(family.scores, len(family.scores) - keep[family.name]) for family in ranked}
+        dead = {
+            family.name: _lowest(family.scores, len(family.scores) - keep[family.name]) for family in ranked
+        }
         remove(self._model, analysis, {name: units for name, units in dead.items() if len(units)})
 
     def widths(self) -> dict[str, list[int]]:
         """Family name -> units before the first step and now."""
         now = {family.name: family.units for family in analyse(self._model, skip=self._skip).families}
-        return {name: [self.original[name], now.get(name, self.original[name])] for name in self.original}
+        return {name: [units, now.get(name, 1)] for name, units in self.original.items()}
 
     def _rank(self, family: Family) -> Ranked:
         score = criteria.bind(self._section.criterion)
@@ -58,18 +64,26 @@ class Channels:
     def _amounts(self, ranked: list[Ranked], ratio: float | None) -> Mapping[str, int]:
         if ratio is None:
             return amounts.below(ranked, self._section.threshold or 0.0)
-        return amounts.local(ranked, ratio) if self._section.scope == "local" else amounts.global_(ranked, ratio)
+        return (
+            amounts.local(ranked, ratio) if self._section.scope == "local" else amounts.global_(ranked, ratio)
+        )
 
 
 def _group(model: ir.Model, family: Family, rng: np.random.Generator) -> Group:
-    """The weights of a family, producers first: matrices, and the scales of batch norms, which decide how much a channel
+    """The weights of a family, producers first: matrices, and the scales of batch norms, which decide how
+    much a channel
     counts. Biases and running statistics go with their channel but have no say: they are no magnitudes."""
-    scales = {str(node.inputs[1].name) for node in model.graph if node.op_type == "BatchNormalization" and node.inputs[1]}
+    scales = {
+        str(node.inputs[1].name)
+        for node in model.graph
+        if node.op_type == "BatchNormalization" and node.inputs[1]
+    }
     parts = []
     for member in family.members:
         tensor = model.graph.initializers[member.tensor].const_value
-        counts = tensor is not None and tensor.dtype.is_floating_point()
-        if counts and (len(tensor.shape) > 1 or member.tensor in scales):
+        if tensor is None or not tensor.dtype.is_floating_point():
+            continue
+        if len(tensor.shape) > 1 or member.tensor in scales:
             parts.append((member.reads, family.slices(model, member).astype(np.float64)))
     parts.sort(key=lambda part: part[0])
     first = sum(not reads for reads, _ in parts)

@@ -1,7 +1,7 @@
 """How important a unit is: a group in, one score per unit out. Low scores are removed first.
 
-A *unit* is the smallest thing that can go: a channel with all its slices, or one weight. The same function serves
-every granularity, because a group only says which weights belong to which unit.
+A *unit* is the smallest thing that can go: a channel with all its slices, or one weight. The same function
+serves every granularity, because a group only says which weights belong to which unit.
 
 Adding a criterion is adding one function here.
 """
@@ -22,8 +22,8 @@ Scores = NDArray[np.float64]
 class Group:
     """The weights of a family of units.
 
-    `slices` has one float64 array `[units, k]` for each tensor that the family touches: row u holds the weights that
-    disappear with unit u. `first` counts those of them that produce the units; they come first.
+    `slices` has one float64 array `[units, k]` for each tensor that the family touches: row u holds the
+    weights that disappear with unit u. `first` counts those of them that produce the units; they come first.
     """
 
     slices: tuple[NDArray[np.float64], ...]
@@ -51,7 +51,8 @@ def l1(group: Group) -> Scores:
 
 @criteria
 def l2_first(group: Group) -> Scores:
-    """L2 norm of the weights that produce the unit: sqrt(sum w^2) (He et al., "Soft Filter Pruning", 2018)."""
+    """L2 norm of the weights that produce the unit: sqrt(sum w^2) (He et al., "Soft Filter Pruning",
+    2018)."""
     return _mean([np.sqrt(np.square(part).sum(axis=1)) for part in group.slices[: group.first]])
 
 

@@ -27,12 +27,19 @@ def prunable(model: ir.Model, skip: Collection[str]) -> list[str]:
         last = first + (2 if node.op_type in ("LSTM", "GRU", "RNN") else 1)
         candidates = node.inputs[:2] if node.op_type == "MatMul" else node.inputs[first:last]
         for value in candidates:
-            if value is not None and value.const_value is not None and value.name and value.const_value.dtype.is_floating_point():
+            if (
+                value is not None
+                and value.const_value is not None
+                and value.name
+                and value.const_value.dtype.is_floating_point()
+            ):
                 names[value.name] = None
     return list(names)
 
 
-def choose(model: ir.Model, names: list[str], section: PruneSection, ratio: float | None, rng: np.random.Generator) -> Masks:
+def choose(
+    model: ir.Model, names: list[str], section: PruneSection, ratio: float | None, rng: np.random.Generator
+) -> Masks:
     """Which weights stay: those of the highest scores, over all tensors (global) or in each (local).
 
     With `threshold` a weight stays if its score reaches it; for l1 and l2 the score of a weight is |w|.
@@ -60,5 +67,5 @@ def apply(model: ir.Model, masks: Masks) -> None:
 def _highest(scores: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
     """True for all but the `ratio` lowest scores; ties fall in order of position."""
     kept = np.ones(len(scores), bool)
-    kept[np.argsort(scores, kind="stable")[: int(round(ratio * len(scores)))]] = False
+    kept[np.argsort(scores, kind="stable")[: round(ratio * len(scores))]] = False
     return kept

@@ -9,7 +9,8 @@ from mlcompress.recipe.sections import Count, Fraction, Section, Shared, named
 
 
 class PruneSchedule(Section):
-    """oneshot: everything at once. iterative: in equal steps, each followed by fine-tuning if there is any."""
+    """oneshot: everything at once. iterative: in equal steps, each followed by fine-tuning if there is
+    any."""
 
     name: Literal["oneshot", "iterative"] = "oneshot"
     steps: Count = Field(5, description="iterative only")
@@ -20,7 +21,9 @@ class Finetune(Section):
 
     teacher: Literal["original", "none"] = Field("original", description="none: labels only")
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    soft: Fraction = Field(0.9, description="weight of the teacher's answers; labels have the rest, where there are any")
+    soft: Fraction = Field(
+        0.9, description="weight of the teacher's answers; labels have the rest, where there are any"
+    )
 
 
 class PruneSection(Section):
@@ -31,10 +34,14 @@ class PruneSection(Section):
         description="channel: every removable axis (channels, hidden and RNN units), smaller and faster. "
         "element: single weights become zero, which changes neither speed nor plain file size",
     )
-    criterion: criteria.annotation() = criteria.schema("l2")()  # type: ignore[valid-type]
+    criterion: criteria.annotation() = criteria.choose("l2")  # type: ignore[valid-type]
     ratio: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="share of units to remove")
-    threshold: Annotated[float, Field(ge=0)] | None = Field(None, description="remove units that score below this")
-    scope: Literal["global", "local"] = Field("global", description="rank all units together, or each family alone")
+    threshold: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="remove units that score below this"
+    )
+    scope: Literal["global", "local"] = Field(
+        "global", description="rank all units together, or each family alone"
+    )
     round_to: Count | None = Field(
         None,
         description="keep a multiple of this many channels; default 16 for convolutions "
@@ -60,7 +67,7 @@ class PruneRecipe(Shared):
     prune: PruneSection
 
     def needs(self) -> dict[str, bool]:
-        """Fine-tuning needs training data, with labels where there is no teacher. Without it calibration data is used
-        where it is given."""
+        """Fine-tuning needs training data, with labels where there is no teacher. Without it calibration
+        data is used where it is given."""
         finetune = self.prune.finetune
         return {"calibration": False} if finetune is None else {"train": finetune.teacher == "none"}

@@ -35,7 +35,9 @@ def _prune_channels(
 ) -> Change:
     channels = Channels(model, recipe.prune, skip, np.random.default_rng(recipe.seed))
     if not channels.families:
-        raise UnsupportedError("prune: no channel of this model can be removed; `mlcompress inspect` shows why")
+        raise UnsupportedError(
+            "prune: no channel of this model can be removed; `mlcompress inspect` shows why"
+        )
     before = graph.parameters(model)
     histories = []
     for step, ratio in enumerate(_ratios(recipe.prune), start=1):
@@ -56,7 +58,9 @@ def _prune_elements(
 ) -> Change:
     names = elements.prunable(model, skip)
     if not names:
-        raise UnsupportedError("prune: no weight matrix of this model can be pruned; `mlcompress inspect` shows its layers")
+        raise UnsupportedError(
+            "prune: no weight matrix of this model can be pruned; `mlcompress inspect` shows its layers"
+        )
     rng = np.random.default_rng(recipe.seed)
     histories = []
     masks: elements.Masks = {}
@@ -67,10 +71,12 @@ def _prune_elements(
     zeros = {name: int(mask.size - mask.sum()) for name, mask in masks.items()}
     gone, weights = sum(zeros.values()), sum(mask.size for mask in masks.values())
     warnings = [
-        "zeros take the same bytes as other weights and the same time on the CPU provider: this file is smaller only when compressed"
+        "zeros take the same bytes and the same time as other weights: this file is smaller only when compressed"
     ]
     details = {"zeros": zeros, "finetune": [history for history in histories if history]}
-    return Change(f"{gone:,} of {weights:,} weights set to zero ({gone / weights:.0%})", details, [], warnings)
+    return Change(
+        f"{gone:,} of {weights:,} weights set to zero ({gone / weights:.0%})", details, [], warnings
+    )
 
 
 def _ratios(section: PruneSection) -> list[float | None]:
@@ -101,7 +107,9 @@ def _recover(
     has_labels = context.train is not None and context.train.has_labels
     losses = []
     if finetune.teacher == "original" and finetune.soft > 0:
-        losses.append(entry("soft", temperature=finetune.temperature, weight=finetune.soft if has_labels else 1.0))
+        losses.append(
+            entry("soft", temperature=finetune.temperature, weight=finetune.soft if has_labels else 1.0)
+        )
     if has_labels and (finetune.teacher == "none" or finetune.soft < 1):
         losses.append(entry("hard", weight=1.0 if finetune.teacher == "none" else 1 - finetune.soft))
     history = recover(
@@ -120,7 +128,8 @@ def _recover(
 
 
 def _epochs(recipe: PruneRecipe, step: int) -> int:
-    """`train.epochs` is for the whole stage: each step has an equal share, the last ones what does not divide."""
+    """`train.epochs` is for the whole stage: each step has an equal share, the last ones what does not
+    divide."""
     steps = len(_ratios(recipe.prune))
     return recipe.train.epochs * step // steps - recipe.train.epochs * (step - 1) // steps
 
@@ -140,7 +149,8 @@ def _masking(executor: Any, masks: elements.Masks) -> Callable[[], None]:
 
 
 def _settle(model: ir.Model, context: Context) -> None:
-    """Without fine-tuning, batch-norm statistics at least follow the channels that are left, where there is data."""
+    """Without fine-tuning, batch-norm statistics at least follow the channels that are left, where there is
+    data."""
     if context.calibration is None:
         return
     from mlcompress.train.batchnorm import reestimate_bn
@@ -155,7 +165,9 @@ def _check_trainable(model: ir.Model) -> None:
 
     lines = unsupported(model)
     if lines:
-        raise UnsupportedError(*(f"prune.finetune: {line}; leave `finetune` out to prune without it" for line in lines))
+        raise UnsupportedError(
+            *(f"prune.finetune: {line}; leave `finetune` out to prune without it" for line in lines)
+        )
 
 
 def _skip(model: ir.Model, patterns: list[str]) -> set[str]:

@@ -16,9 +16,10 @@ def give_back(
 ) -> tuple[list[str], list[float]]:
     """The shortest run of the worst layers whose return to float makes `holds(metric)` true.
 
-    `ranked`: layer names, worst first. `build(names)`: the graph with those layers in float. Found by bisection, as if
-    the metric rose with every layer given back; the answer itself is always measured. Gives the names and all metrics
-    measured. Raises UnsupportedError when the limit does not hold even with all of them in float.
+    `ranked`: layer names, worst first. `build(names)`: the graph with those layers in float. Found by
+    bisection, as if the metric rose with every layer given back; the answer itself is always measured. Gives
+    the names and all metrics measured. Raises UnsupportedError when the limit does not hold even with all of
+    them in float.
     """
     measured: dict[int, float] = {}
 

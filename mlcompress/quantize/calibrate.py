@@ -1,7 +1,8 @@
 """Runs the float model over the calibration samples and keeps running statistics of chosen tensors.
 
-One pass through onnxruntime; memory is one batch of activations plus one histogram per tensor, whatever the number
-of samples (onnxruntime's own histogram calibrators keep every activation: 4 GB at 128 images of 224 x 224).
+One pass through onnxruntime; memory is one batch of activations plus one histogram per tensor, whatever the
+number of samples (onnxruntime's own histogram calibrators keep every activation: 4 GB at 128 images of 224 x
+224).
 """
 
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ import onnxruntime as ort
 
 from mlcompress import console, graph
 from mlcompress.errors import DataError
+from mlcompress.graph.session import ORT_ERRORS, reason
 from mlcompress.quantize.observers import Range, Seen
 
 if TYPE_CHECKING:
@@ -25,24 +27,37 @@ BATCH_BYTES = 32 * 2**20
 def observe(model: ir.Model, names: Iterable[str], data: "Dataset") -> dict[str, Seen]:
     """Statistics of the named tensors (graph inputs or node outputs, float32) over all samples of `data`.
 
-    Raises DataError when a tensor holds NaN or infinity.
+    Raises DataError when a tensor holds NaN or infinity, or the model cannot be run on a sample.
     """
     wanted = list(dict.fromkeys(names))
     seen = {name: Seen() for name in wanted}
     inputs = {value.name for value in model.graph.inputs}
-    session = tapped_session(model, [name for name in wanted if name not in inputs])
+    tapped = [name for name in wanted if name not in inputs]
+    session = tapped_session(model, tapped or [str(value.name) for value in model.graph.outputs])
     outputs = [output.name for output in session.get_outputs()]
+    try:
+        _run(session, outputs, model, data, seen)
+    except ORT_ERRORS as error:
+        raise DataError(
+            f"data.calibration: the model cannot be run on these samples: {reason(error)}"
+        ) from error
+    return seen
+
+
+def _run(
+    session: ort.InferenceSession, outputs: list[str], model: ir.Model, data: "Dataset", seen: dict[str, Seen]
+) -> None:
     with console.progress("calibrate", len(data)) as advance:
-        for batch in data.batches(_batch_size(session, model, data)):
+        size, fixed = _batch_size(session, model, data)
+        for batch in data.batches(size, drop_last=fixed):
             arrays = dict(zip(outputs, session.run(outputs, batch.inputs), strict=True)) | batch.inputs
-            for name in wanted:
+            for name, statistics in seen.items():
                 if not np.isfinite(arrays[name]).all():
                     raise DataError(
                         f"data.calibration: tensor {name!r} holds NaN or infinity; check the transforms"
                     )
-                seen[name].update(arrays[name])
+                statistics.update(arrays[name])
             advance(len(batch.ids))
-    return seen
 
 
 def ranges(seen: dict[str, Seen], observer: Callable[[Seen], Range]) -> dict[str, Range]:
@@ -62,10 +77,10 @@ def tapped_session(model: ir.Model, names: Iterable[str]) -> ort.InferenceSessio
     return ort.InferenceSession(graph.to_bytes(tapped), options, providers=["CPUExecutionProvider"])
 
 
-def _batch_size(session: ort.InferenceSession, model: ir.Model, data: "Dataset") -> int:
-    """As many samples as keep the returned activations within BATCH_BYTES; the file's own size where it is fixed."""
+def _batch_size(session: ort.InferenceSession, model: ir.Model, data: "Dataset") -> tuple[int, bool]:
+    """As many samples as keep the returned activations within BATCH_BYTES; or the file's own size, then True."""
     first = model.graph.inputs[0].shape
     if first is not None and len(first) > 0 and isinstance(first[0], int) and first[0] > 0:
-        return int(first[0])
+        return int(first[0]), True
     one = session.run(None, data.take(np.arange(1)).inputs)
-    return max(1, min(64, BATCH_BYTES // max(1, sum(array.nbytes for array in one))))
+    return int(max(1, min(64, BATCH_BYTES // max(1, sum(array.nbytes for array in one))))), False

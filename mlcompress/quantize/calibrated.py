@@ -48,16 +48,20 @@ class Calibrated:
     def build(
         self, integer: Collection[str], form: str, plain: Collection[str] = ()
     ) -> tuple[ir.Model, Stored]:
-        """A new graph with exactly these integer nodes; other weights stored as `form`, those of `plain` as they are."""
+        """A new graph with exactly these integer nodes; other weights stored as `form`, those of `plain` as
+        they are."""
         model = graph.copy(self.base)
         names = frozenset(integer)
-        taken = frozenset(node.name for node in lay_out(model.graph, lambda node: node.name in names).nodes)
+        taken = frozenset(
+            str(node.name) for node in lay_out(model.graph, lambda node: node.name in names).nodes
+        )
         padded = widen_stems(model, taken)
         ranges = self.ranges | {new: self.ranges[old] for new, old in padded.items()}
         layout = lay_out(model.graph, lambda node: node.name in taken)
         insert_qdq(model, layout, ranges, per_channel=self.per_channel)
         keep = [node for node in model.graph if node.name in self.kept or node.name in set(plain)]
-        return model, store_weights(model, form, per_channel=self.per_channel, keep=keep)
+        weights = self.base.graph.initializers
+        return model, store_weights(model, form, weights, per_channel=self.per_channel, keep=keep)
 
     def noise(self, names: Sequence[str], data: "Dataset") -> dict[str, float]:
         """Signal-to-noise ratio in dB of each weighted node's output with that node alone as integers."""

@@ -12,6 +12,18 @@ from mlcompress.quantize.fuse import array_of
 from mlcompress.quantize.integer import in_domain, output_axis
 from mlcompress.quantize.weights import encode_int8
 
+READERS = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (1,),
+    "MatMul": (0, 1),
+    "Gather": (0,),
+    "Transpose": (0,),  # an embedding that is the output layer as well
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "RNN": (1, 2),
+}
+"""Inputs that are weights. Other constants (masks, anchors, tables) may not survive 8 bits."""
 SMALLEST = 256
 """Elements below which the ops of the decode chain cost as many bytes as they save."""
 FP16_MAX = float(np.finfo(np.float16).max)
@@ -26,38 +38,46 @@ class Stored:
 
 
 def store_weights(
-    model: ir.Model, form: str, *, per_channel: bool = True, keep: Collection[ir.Node] = ()
+    model: ir.Model,
+    form: str,
+    names: Collection[str],
+    *,
+    per_channel: bool = True,
+    keep: Collection[ir.Node] = (),
 ) -> Stored:
-    """Store float32 weights of the main graph as `form` (int8, fp16 or plain), in place.
+    """Store those float32 initializers of the main graph that `names` lists as `form` (int8, fp16 or plain),
+    in place.
 
-    int8 takes tensors of two or more axes (matrices, kernels, embeddings), fp16 every tensor of SMALLEST elements.
-    Weights that a node of `keep` reads stay as they are.
+    int8 takes the weights of READERS, fp16 every tensor, each of SMALLEST elements or more. What a node of
+    `keep` reads stays as it is.
     """
     result = Stored()
     if form == "plain":
         return result
     insertion = Insertion(model.graph)
     kept = {value for node in keep for value in node.inputs}
-    for value in list(model.graph.initializers.values()):
+    for name in [name for name in model.graph.initializers if name in names]:
+        value = model.graph.initializers[name]
         array = array_of(value)
         if array is None or array.dtype != np.float32 or array.size < SMALLEST:
             continue
-        if form == "int8" and array.ndim < 2:
+        if form == "int8" and (array.ndim < 2 or not value.uses()):
             continue
         reason = _obstacle(value, array, form, kept)
         if reason is not None:
-            result.skipped.append({"name": str(value.name), "reason": reason})
+            result.skipped.append({"name": name, "reason": reason})
             continue
         axes = channel_axes(value) if per_channel else ()
         store(insertion, value, encode_int8(array, axes) if form == "int8" else Codes(array), form)
-        result.forms[str(value.name).removesuffix("_replaced")] = form
+        result.forms[name] = form
     return result
 
 
 def channel_axes(weight: ir.Value) -> tuple[int, ...]:
     """The axes along which a weight has one scale each, by what reads it first.
 
-    Conv: output channels. Gemm, MatMul: columns. Gather: rows. RNNs: direction and gate unit. Anything else: axis 0.
+    Conv: output channels. Gemm, MatMul: columns. Gather: rows. RNNs: direction and gate unit. Anything else:
+    axis 0.
     """
     rank = len(weight.shape) if weight.shape is not None else 0
     use = next(iter(weight.uses()), None)
@@ -79,6 +99,8 @@ def _obstacle(value: ir.Value, array: np.ndarray, form: str, kept: set[ir.Value 
         return "kept in float by `skip` or for accuracy"
     if value.is_graph_output() or value.is_graph_input():
         return "it is an input or output of the graph"
+    if form == "int8" and any(use.idx not in READERS.get(use.node.op_type, ()) for use in value.uses()):
+        return "not only a weight: 8 bits may be too few for its other use"
     if 4 * array.size > LARGEST_FOLDED:
         return "more than 1 GiB decoded: onnxruntime would decode it at every run"
     if not np.isfinite(array).all():

@@ -1,9 +1,11 @@
 """Dynamic INT8: MatMul and Gemm with the input quantised at run time, in standard ops.
 
-    x -> DynamicQuantizeLinear -> MatMulInteger(int8 weight) -> Cast -> Mul(input scale x column scales) [-> Add bias]
+    x -> DynamicQuantizeLinear -> MatMulInteger(int8 weight) -> Cast -> Mul(input scale x column scales) [->
+    Add bias]
 
-Signed weights: with unsigned ones onnxruntime takes a slow kernel (.92 instead of .40 of float latency). onnxruntime
-fuses the chain into DynamicQuantizeMatMul. Conv stays float: ConvInteger measured 6 to 10 times slower.
+Signed weights: with unsigned ones onnxruntime takes a slow kernel (.92 instead of .40 of float latency).
+onnxruntime fuses the chain into DynamicQuantizeMatMul. Conv stays float: ConvInteger measured 6 to 10 times
+slower.
 """
 
 from collections.abc import Callable

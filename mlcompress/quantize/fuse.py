@@ -26,10 +26,12 @@ def attribute(node: ir.Node, name: str, default: int | float) -> int | float:
 
 
 def fold_batch_norm(model: ir.Model) -> list[str]:
-    """Fold each BatchNormalization into the Conv whose only reader it is; returns the names of the folded nodes.
+    """Fold each BatchNormalization into the Conv whose only reader it is; returns the names of the folded
+    nodes.
 
-    y = g (W x + b - m) / sqrt(v + e) + t   becomes   W' = W g / sqrt(v + e),  b' = (b - m) g / sqrt(v + e) + t
-    per output channel. Tensors that other nodes read as well are copied first. The model is changed in place.
+    y = g (W x + b - m) / sqrt(v + e) + t   becomes   W' = W g / sqrt(v + e),  b' = (b - m) g / sqrt(v + e) +
+    t per output channel. Tensors that other nodes read as well are copied first. The model is changed in
+    place.
     """
     insertion, folded = Insertion(model.graph), []
     for norm in [node for node in model.graph if node.op_type == "BatchNormalization" and not node.domain]:
@@ -43,10 +45,10 @@ def fold_batch_norm(model: ir.Model) -> list[str]:
         scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
         moved = ((0.0 if bias is None else bias) - mean) * factor + shift
         set_constant(insertion, conv, 1, scaled.astype(weight.dtype), f"{conv.name}.weight")
-        set_constant(insertion, conv, 2, moved.astype(weight.dtype), f"{conv.inputs[1].name}_bias")
-        ir.convenience.replace_all_uses_with(norm.outputs[0], conv.outputs[0], replace_graph_outputs=False)
+        set_constant(insertion, conv, 2, moved.astype(weight.dtype), f"{conv.name}.bias")
         if norm.outputs[0].is_graph_output():
             _take_output(model.graph, norm.outputs[0], conv.outputs[0])
+        ir.convenience.replace_all_uses_with(norm.outputs[0], conv.outputs[0])
         model.graph.remove(norm, safe=True)
         folded.append(str(norm.name))
     insertion.drop_unread()
@@ -88,14 +90,16 @@ def raise_opset(model: ir.Model, lowest: int) -> ir.Model:
     except (onnx.checker.ValidationError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedError(
-            f"model: operator set {model.opset_imports.get('')} cannot be raised to {lowest}, which per-channel "
-            f"quantisation needs ({reason}); export the model again with a newer operator set"
+            f"model: operator set {model.opset_imports.get('')} cannot be raised to {lowest}, "
+            f"as per-channel scales need ({reason}); export the model again with a newer operator set"
         ) from error
-    return ir.from_proto(converted)
+    raised: ir.Model = ir.from_proto(converted)
+    return raised
 
 
 def set_constant(insertion: Insertion, node: ir.Node, index: int, array: np.ndarray, name: str) -> None:
-    """Give input `index` of the node new numbers: in place where it alone reads them, else in a new initializer."""
+    """Give input `index` of the node new numbers: in place where it alone reads them, else in a new
+    initializer."""
     old = node.inputs[index] if index < len(node.inputs) else None
     if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
         old.const_value, old.shape = ir.tensor(array, name=old.name), ir.Shape(array.shape)
@@ -121,7 +125,7 @@ def _foldable(conv: ir.Node, norm: ir.Node) -> bool:
 
 def _take_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     """Make `new` a graph output in the place, and under the name, of `old`."""
-    name = old.name
+    name, new.type, new.shape = old.name, old.type, old.shape
     old.name = f"{name}_replaced"
     new.name = name
     graph.outputs[list(graph.outputs).index(old)] = new

@@ -1,8 +1,8 @@
 """Which nodes can run as integers, and which tensors that makes 8-bit.
 
-Two kinds of node: *weighted* ones (Conv, Gemm, MatMul with a constant weight), which have the fast kernels, and
-*joining* ones (residual Add, Concat, pooling), which are worth it only between integer neighbours. Nodes that only
-move values (MaxPool, Reshape, ...) ride along and share the scale of their input.
+Two kinds of node: *weighted* ones (Conv, Gemm, MatMul with a constant weight), which have the fast kernels,
+and *joining* ones (residual Add, Concat, pooling), which are worth it only between integer neighbours. Nodes
+that only move values (MaxPool, Reshape, ...) ride along and share the scale of their input.
 """
 
 from collections.abc import Callable, Iterable
@@ -73,7 +73,8 @@ def in_domain(node: ir.Node, ops: Iterable[str]) -> bool:
 def lay_out(graph: ir.Graph, allowed: Allowed) -> Layout:
     """Choose integer nodes among the allowed ones and the tensors to quantise.
 
-    Every allowed weighted node without an obstacle is taken; a joining node when all it reads is 8-bit anyway.
+    Every allowed weighted node without an obstacle is taken; a joining node when all it reads is 8-bit
+    anyway.
     """
     nodes = _choose(graph, allowed)
     chosen = set(nodes)
@@ -103,7 +104,8 @@ def activations(node: ir.Node) -> list[ir.Value]:
 def fused_output(node: ir.Node) -> ir.Value:
     """What the node's quantiser follows: the output, or that of the Relu or Clip from 0 that alone reads it.
 
-    A kernel that saturates at the quantiser's range needs no Relu; a quantiser in between would cost accuracy.
+    A kernel that saturates at the quantiser's range needs no Relu; a quantiser in between would cost
+    accuracy.
     """
     output = node.outputs[0]
     users = [use.node for use in output.uses()]

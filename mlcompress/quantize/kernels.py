@@ -57,7 +57,7 @@ def missing(kernels: Mapping[str, int], meant: Mapping[str, int]) -> list[str]:
         "Add": meant.get("Add", 0),
     }
     return [
-        f"{wanted[kind] - ran[kind]} of {wanted[kind]} {kind} nodes run in float: onnxruntime did not fuse them"
+        f"{wanted[kind] - ran[kind]} of {wanted[kind]} {kind} nodes run in float; onnxruntime did not fuse"
         for kind in wanted
         if ran[kind] < wanted[kind]
     ]

@@ -1,8 +1,9 @@
 """Which of the nodes that can run as integers do: by rules, or by timing whole candidate graphs.
 
-The rule is a straight line, fitted to whole graphs: integers save time in proportion to multiply-accumulates and cost
-a fixed time per kernel, plus a round trip wherever a float op (Hardswish, PRelu, ...) stands between integer ones.
-Per-layer figures do not add up well enough to place layers one by one: leaving one Conv out can cost more than it saves.
+The rule is a straight line, fitted to whole graphs: integers save time in proportion to multiply-accumulates
+and cost a fixed time per kernel, plus a round trip wherever a float op (Hardswish, PRelu, ...) stands between
+integer ones. Per-layer figures do not add up well enough to place layers one by one: leaving one Conv out can
+cost more than it saves.
 """
 
 import json
@@ -18,12 +19,13 @@ from mlcompress.graph.encodings import encodings
 from mlcompress.quantize.fuse import array_of, attribute
 from mlcompress.quantize.integer import WEIGHTED, Layout, lay_out, output_axis
 
-# Microseconds at batch 1, one thread, onnxruntime 1.32.0, AMD EPYC (Zen 5, avx512_vnni), fp32 minus int8, minimum of 90
-# interleaved blocks; least squares with fixed signs, weighted by 1 / fp32 time, over 64 placements of 24 graphs: the
-# Fashion-MNIST ResNet-14 (also 8-, 16- and 64-wide) and MobileNet, MobileNetV2-like nets of half to four times its width
-# with Relu6 or Hardswish, EfficientNet-Lite0 at 64, 128 and 224 pixels, MTCNN R-Net, PP-OCR's classifier, strided plain
-# Conv nets, encoders of width 64, 128, 384. Measured / by the rule: ResNet-14 .45 / .35, its MobileNet 1.09 / 1.13,
-# EfficientNet-Lite0 .46 / .52, PP-OCR 1.69 / 1.27, R-Net .94 / 1.01, encoder-384 .33 / .52.
+# Microseconds at batch 1, one thread, onnxruntime 1.32.0, AMD EPYC (Zen 5, avx512_vnni), fp32 minus int8,
+# minimum of 90 interleaved blocks; least squares with fixed signs, weighted by 1 / fp32 time, over 64
+# placements of 24 graphs: the Fashion-MNIST ResNet-14 (also 8-, 16- and 64-wide) and MobileNet,
+# MobileNetV2-like nets of half to four times its width with Relu6 or Hardswish, EfficientNet-Lite0 at 64, 128
+# and 224 pixels, MTCNN R-Net, PP-OCR's classifier, strided plain Conv nets, encoders of width 64, 128, 384.
+# Measured / by the rule: ResNet-14 .45 / .35, its MobileNet 1.09 / 1.13, EfficientNet-Lite0 .46 / .52, PP-OCR
+# 1.69 / 1.27, R-Net .94 / 1.01, encoder-384 .33 / .52.
 SAVED_PER_CONV_MEGAMAC = 6.9
 SAVED_PER_PRODUCT_MEGAMAC = 8.7
 COST_PER_CONV = 0.92
@@ -35,7 +37,8 @@ MARGIN = 1.25
 """Savings must exceed costs by this factor; below it the weights are stored as int8 and computed in float."""
 
 Sizes = Mapping[str, float]
-"""Elements per sample of every observed tensor, by name (from the calibration run, so dynamic axes are known)."""
+"""Elements per sample of every observed tensor, by name (from the calibration run, so dynamic axes are
+known)."""
 
 
 def rules(graph: ir.Graph, allowed: Callable[[ir.Node], bool], sizes: Sizes) -> list[str]:
@@ -93,7 +96,7 @@ def read_plan(path: str) -> dict[str, Any]:
         }
     except (KeyError, TypeError):
         raise RecipeError(f"{where}: holds no plan; name the card of a `mode: static` run") from None
-    if found["storage"] not in encodings:
+    if found["storage"] not in list(encodings):
         raise RecipeError(
             f"{where}: storage {found['storage']!r} is not known; name a card that this version wrote"
         )

@@ -1,4 +1,4 @@
-"""An integer matrix product in standard ops: MatMulInteger, Cast, Mul by the scales, and the bias in float."""
+"""An integer matrix product in standard ops: MatMulInteger, Cast, Mul by the scales; the bias in float."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,8 @@ from mlcompress.quantize.weights import channel_scales, to_int8
 def integer_matrix(
     insertion: Insertion, node: ir.Node, weight: ir.Value, per_channel: bool
 ) -> tuple[ir.Value, np.ndarray]:
-    """int8 [K, N] as an initializer, and its scales float32 [N] (or a scalar); a transposed Gemm weight is turned."""
+    """int8 [K, N] as an initializer, and its scales float32 [N] (or a scalar); a transposed Gemm weight is
+    turned."""
     array = np.asarray(array_of(weight))
     columns = array.T if output_axis(node) == 0 else array
     scales = channel_scales(columns, (1,) if per_channel else ())
@@ -33,8 +34,8 @@ def rewrite_product(
 ) -> ir.Node:
     """Replace a MatMul or Gemm; its output keeps its name. Gives the MatMulInteger.
 
-    `codes` uint8 [..., K] with zero point `zero`; `weight` int8 [K, N]; `scale`: one value (input scale times weight
-    scales, [N] or a scalar), or the two factors, which are then multiplied at run time.
+    `codes` uint8 [..., K] with zero point `zero`; `weight` int8 [K, N]; `scale`: one value (input scale times
+    weight scales, [N] or a scalar), or the two factors, which are then multiplied at run time.
     """
     output, stem = node.outputs[0], str(node.name)
     bias = node.inputs[2] if len(node.inputs) > 2 else None

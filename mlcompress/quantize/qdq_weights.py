@@ -19,7 +19,8 @@ def insert_weights(
 ) -> None:
     """Write int8 weights and int32 biases for these Conv and Gemm nodes.
 
-    An initializer keeps its name (and becomes integer) unless a float node reads it too; then the nodes get a copy.
+    An initializer keeps its name (and becomes integer) unless a float node reads it too; then the nodes get a
+    copy.
     """
     groups: dict[tuple[ir.Value, int], list[ir.Node]] = {}
     for node in nodes:
@@ -73,7 +74,7 @@ def _weight(
     name, per_channel = str(weight.name), scales.size > 1
     if all(use.node in readers for use in weight.uses()):
         weight.const_value = ir.tensor(integers, name=name)
-        weight.dtype = ir.DataType.INT8
+        weight.type = ir.TensorType(ir.DataType.INT8)
         stored = weight
     else:
         stored = insertion.constant(f"{name}_quantized", integers)

@@ -60,7 +60,7 @@ class Activations(Section):
     """How the values between layers become integers (static only)."""
 
     scheme: Annotated[Literal["uint8"], _not_yet("activations")] = "uint8"
-    observer: observers.annotation() = observers.schema("mse")()  # type: ignore[valid-type]
+    observer: observers.annotation() = observers.schema("mse")(name="mse")  # type: ignore[valid-type]
     symmetric: Literal[False] = Field(False, description="uint8 has a zero point")
 
 
@@ -88,8 +88,8 @@ class QuantizeSection(Section):
 
     mode: Annotated[Literal["static", "dynamic", "weight_only", "cast"], _not_yet("mode")] = Field(
         "static",
-        description="static: integers throughout, ranges from data.calibration. dynamic: MatMul and Gemm as integers, "
-        "no data. weight_only: int8 in the file, float in memory. cast: fp16 in the file, float in memory",
+        description="static: integers throughout, ranges from data.calibration. dynamic: MatMul and Gemm "
+        "as integers, no data. weight_only: int8 in the file, float in memory. cast: fp16 in the file",
     )
     weights: Weights = Weights()
     activations: Activations = Activations()
@@ -99,8 +99,8 @@ class QuantizeSection(Section):
     )
     placement: Annotated[Literal["rules", "measured", "all"] | Replay, BeforeValidator(_placement)] = Field(
         "rules",
-        description="static: which layers run as integers. rules: by op and shape; measured: the fastest of several "
-        "whole graphs; all: every layer that can; {plan: CARD}: as in that card",
+        description="static: which layers run as integers. rules: by op and shape; measured: the fastest of "
+        "several whole graphs; all: every layer that can; {plan: CARD}: as in that card",
     )
     accuracy: Accuracy | None = None
     target: Annotated[Literal["cpu"], _not_yet("target")] = "cpu"

@@ -7,13 +7,23 @@ import onnx_ir as ir
 from mlcompress import graph
 from mlcompress.errors import RecipeError, UnsupportedError
 
-QUANTISED_OPS = frozenset(
-    (
-        "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits",
-        "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QGemm", "QAttention", "QMoE",
-        "QOrderedMatMul", "GatherBlockQuantized", "EmbedLayerNormalizationQuantized", "QEmbedLayerNormalization",
-    )
-)  # fmt: skip
+QUANTISED_OPS = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulNBits",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM",
+    "QGemm",
+    "QAttention",
+    "QMoE",
+    "QOrderedMatMul",
+    "GatherBlockQuantized",
+    "QEmbedLayerNormalization",
+}
 
 
 def refuse_quantised(model: ir.Model) -> None:

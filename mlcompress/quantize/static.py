@@ -1,9 +1,10 @@
 """Static INT8: QuantizeLinear and DequantizeLinear around the nodes that run as integers (the Q/DQ form).
 
-Activations uint8 with a zero point, weights int8 per output channel, biases int32 at input scale x weight scale.
-onnxruntime fuses DQ -> op -> Q into one integer kernel when every tensor around it is written exactly so. A MatMul is
-written as MatMulInteger instead: in graphs with fixed shapes onnxruntime 1.32 merges MatMul and its bias Add into a
-float Gemm before it looks for Q/DQ (an encoder of width 384 then runs 4.4 times slower than fp32, not .42).
+Activations uint8 with a zero point, weights int8 per output channel, biases int32 at input scale x weight
+scale. onnxruntime fuses DQ -> op -> Q into one integer kernel when every tensor around it is written exactly
+so. A MatMul is written as MatMulInteger instead: in graphs with fixed shapes onnxruntime 1.32 merges MatMul
+and its bias Add into a float Gemm before it looks for Q/DQ (an encoder of width 384 then runs 4.4 times
+slower than fp32, not .42).
 """
 
 from collections.abc import Mapping

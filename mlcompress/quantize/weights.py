@@ -14,8 +14,8 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 def channel_scales(weight: np.ndarray, axes: tuple[int, ...], floor: np.ndarray | None = None) -> np.ndarray:
     """Scale per slice along `axes`: max|w| / 127, float32, shaped to broadcast against `weight`.
 
-    No axes: one scale for the whole tensor. `floor` (same shape as the result) holds scales from below. Every scale
-    is a positive normal number; a slice of zeros without a floor gets 1.
+    No axes: one scale for the whole tensor. `floor` (same shape as the result) holds scales from below. Every
+    scale is a positive normal number; a slice of zeros without a floor gets 1.
     """
     others = tuple(axis for axis in range(weight.ndim) if axis not in axes)
     largest = np.abs(weight.astype(np.float64)).max(axis=others, keepdims=True, initial=0.0)
@@ -47,8 +47,8 @@ def to_int32(bias: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def activation_parameters(low: float, high: float) -> tuple[np.float32, np.uint8]:
     """Scale and zero point of x ~ (q - z) * s, q in 0..255, for a range that is widened to contain 0.
 
-    The scale is rounded down where that keeps 255 steps within `high`: onnxruntime then sees that a Relu6 before the
-    quantiser changes nothing, and drops it.
+    The scale is rounded down where that keeps 255 steps within `high`: onnxruntime then sees that a Relu6
+    before the quantiser changes nothing, and drops it.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32((high - low) / 255)

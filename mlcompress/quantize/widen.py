@@ -1,4 +1,5 @@
-"""Gives a stem of 1 to 3 input channels a fourth, of zeros: onnxruntime's fast integer Conv wants a multiple of 4."""
+"""Gives a stem of 1 to 3 input channels a fourth, of zeros: onnxruntime's fast integer Conv wants a
+multiple of 4."""
 
 from collections.abc import Collection
 
@@ -10,14 +11,18 @@ from mlcompress.quantize.fuse import array_of, attribute, set_constant
 from mlcompress.quantize.integer import in_domain
 
 MULTIPLE = 4
-"""Input channels of MLAS's symmetric-weight convolution. Measured on Zen 5 (VNNI), 28x28, 1 -> 32 channels: 19 us
-without, 11 us with three channels of zeros, Pad included 14; ResNet-14 in all .475 -> .447 of fp32."""
+"""Input channels of MLAS's symmetric-weight convolution. Measured on Zen 5 (VNNI), 28x28, 1 -> 32 channels:
+19 us without, 11 us with three channels of zeros, Pad included 14; ResNet-14 in all .475 -> .447 of fp32."""
+
+LARGEST = 2**14
+"""Elements of a padded weight: long filters (audio) would grow by more bytes than the speed is worth."""
 
 
 def widen_stems(model: ir.Model, names: Collection[str]) -> dict[str, str]:
     """Pad input and weight of the named ungrouped Convs that read fewer than four channels, in place.
 
-    Gives the padded tensors: new name -> the tensor it was made from. Results are unchanged: zeros times zeros.
+    Gives the padded tensors: new name -> the tensor it was made from. Results are unchanged: zeros times
+    zeros.
     """
     insertion, padded = Insertion(model.graph), {}
     for node in list(model.graph):
@@ -25,7 +30,7 @@ def widen_stems(model: ir.Model, names: Collection[str]) -> dict[str, str]:
             continue
         weight, value = np.asarray(array_of(node.inputs[1])), node.inputs[0]
         extra = MULTIPLE - weight.shape[1]
-        if extra <= 0 or value is None:
+        if extra <= 0 or value is None or weight[:, 0].size * MULTIPLE > LARGEST or _is_shared(node):
             continue
         rank = weight.ndim
         before_after = np.zeros(2 * rank, np.int64)
@@ -43,3 +48,7 @@ def widen_stems(model: ir.Model, names: Collection[str]) -> dict[str, str]:
         )
         padded[str(pad.outputs[0].name)] = str(value.name)
     return padded
+
+
+def _is_shared(node: ir.Node) -> bool:
+    return node.inputs[1] is not None and len(node.inputs[1].uses()) > 1

@@ -36,7 +36,9 @@ def load(path: str | None, schema: type[R], overrides: Sequence[str] = ()) -> R:
 
 def _with_bases(path: str, seen: tuple[str, ...]) -> Document:
     if path in seen:
-        raise RecipeError(f"{path}: extends: goes in a circle ({' -> '.join((*seen, path))}); remove one link")
+        raise RecipeError(
+            f"{path}: extends: goes in a circle ({' -> '.join((*seen, path))}); remove one link"
+        )
     document = reader.read(path)
     base_path = document.value.pop("extends", None)
     if base_path is None:
@@ -52,7 +54,12 @@ def _merge(base: Document, over: Document) -> Document:
     origin = dict(base.origin)
 
     def merge(old: Any, new: Any, path: KeyPath) -> Any:
-        renamed = isinstance(old, Mapping) and isinstance(new, Mapping) and "name" in new and old.get("name") != new["name"]
+        renamed = (
+            isinstance(old, Mapping)
+            and isinstance(new, Mapping)
+            and "name" in new
+            and old.get("name") != new["name"]
+        )
         if not (isinstance(old, Mapping) and isinstance(new, Mapping)) or renamed:
             for key in [k for k in origin if k[: len(path)] == path]:
                 del origin[key]
@@ -79,7 +86,9 @@ def _apply(document: Document, override: str) -> None:
         path = (*path, step)
         if isinstance(place, dict):
             child = place.get(step)
-            if isinstance(child, str):  # `criterion: l2` and `--set criterion.order=1` mean the spelt-out form
+            if isinstance(
+                child, str
+            ):  # `criterion: l2` and `--set criterion.order=1` mean the spelt-out form
                 child = {"name": child}
             place[step] = child if child is not None else {}
         place = place[step]
@@ -96,6 +105,7 @@ def _step(place: Any, part: str, override: str) -> str | int:
     if isinstance(place, list) and part.isdigit() and int(part) < len(place):
         return int(part)
     if isinstance(place, list):
-        raise UsageError(f"--set {override}: {part!r} is not an entry of a list of {len(place)}; number it from 0")
+        raise UsageError(
+            f"--set {override}: {part!r} is not an entry of a list of {len(place)}; number it from 0"
+        )
     raise UsageError(f"--set {override}: nothing can be set below a plain value; drop .{part}")
-

@@ -30,7 +30,9 @@ def _text(finding: dict[str, Any], path: KeyPath, value: Any, schema: dict[str, 
     if kind == "extra_forbidden":
         return _unknown_key(path, value, schema)
     if kind in ("literal_error", "union_tag_invalid", "enum"):
-        return _not_a_choice(finding["input"], str(context.get("expected") or context.get("expected_tags")), kind)
+        return _not_a_choice(
+            finding["input"], str(context.get("expected") or context.get("expected_tags")), kind
+        )
     if kind == "union_tag_not_found":
         return "needs a `name`; write the method's name, or {name: ..., options}"
     message = str(finding["msg"]).removeprefix("Value error, ")
@@ -78,10 +80,8 @@ def _real_path(location: tuple[str | int, ...], value: Any) -> KeyPath:
     """Pydantic's location without the names of union members, which are not keys of the recipe."""
     path: list[str | int] = []
     for i, part in enumerate(location):
-        if isinstance(value, dict) and part in value:
-            path.append(part)
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+        listed = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if listed or (isinstance(value, dict) and part in value):
             path.append(part)
             value = value[part]
         elif i == len(location) - 1 and isinstance(value, dict):

@@ -1,7 +1,7 @@
 """YAML to plain values that remember their line.
 
-Strict where PyYAML is lenient: `1e-4` is a number, `no` and `2:30` are strings, duplicate keys, anchors, tags and
-documents of unreasonable size or depth are refused.
+Strict where PyYAML is lenient: `1e-4` is a number, `no` and `2:30` are strings, duplicate keys, anchors,
+tags and documents of unreasonable size or depth are refused.
 """
 
 import re
@@ -41,13 +41,17 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=event.start_mark
+            )
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF")
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$"), ["~", "n", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
@@ -101,15 +105,22 @@ def scalar(text: str) -> Any:
 
 
 def _build(
-    loader: _Loader, node: yaml.Node, path: KeyPath, source: str, origin: dict[KeyPath, str], problems: list[str]
+    loader: _Loader,
+    node: yaml.Node,
+    path: KeyPath,
+    source: str,
+    origin: dict[KeyPath, str],
+    problems: list[str],
 ) -> Any:
     where = f"{source}:{node.start_mark.line + 1}"
     origin.setdefault(path, where)
     if isinstance(node, yaml.SequenceNode):
-        return [_build(loader, item, (*path, i), source, origin, problems) for i, item in enumerate(node.value)]
+        return [
+            _build(loader, item, (*path, i), source, origin, problems) for i, item in enumerate(node.value)
+        ]
     if not isinstance(node, yaml.MappingNode):
         try:
-            return loader.construct_object(node)  # type: ignore[no-untyped-call]
+            return loader.construct_object(node)
         except (yaml.YAMLError, ValueError):
             problems.append(f"{where}: {_dotted(path)}: cannot read this value; quote it if it is text")
             return None
@@ -129,7 +140,9 @@ def _build(
 
 def _syntax_error(problem: yaml.YAMLError, source: str) -> str:
     if isinstance(problem, yaml.MarkedYAMLError) and problem.problem_mark is not None:
-        return f"{source}:{problem.problem_mark.line + 1}: not a valid recipe: {problem.problem}; mend this line"
+        return (
+            f"{source}:{problem.problem_mark.line + 1}: not a valid recipe: {problem.problem}; mend this line"
+        )
     return f"{source}: not a valid recipe: {' '.join(str(problem).split())}; is it YAML text?"
 
 

@@ -56,7 +56,9 @@ class DataEntry(Section):
     python: str | None = Field(None, description="pkg.module:function that returns {name: array}")
     synthetic: bool | None = Field(None, description="random inputs; marks card and report")
     kwargs: dict[str, Any] = Field({}, description="arguments of the python function")
-    inputs: dict[str, str | list[str]] | None = Field(None, description="model input: array name (table: column names)")
+    inputs: dict[str, str | list[str]] | None = Field(
+        None, description="model input: array name (table: column names)"
+    )
     label: str | None = Field(None, description="array or column of labels")
     size: Count | None = Field(None, description="images: side in pixels after resize and central crop")
     transforms: list[Transform] | None = Field(None, description="steps applied to the inputs, in order")
@@ -68,7 +70,9 @@ class DataSection(Section):
     """Keys that the other entries leave out come from `train`, unless they name their own `inputs`."""
 
     train: DataEntry | None = None
-    validation: DataEntry | None = Field(None, description="chooses the best epoch; a share of `train` by default")
+    validation: DataEntry | None = Field(
+        None, description="chooses the best epoch; a share of `train` by default"
+    )
     calibration: DataEntry | None = None
     evaluate: DataEntry | None = None
 
@@ -91,7 +95,9 @@ class Schedule(Section):
 
     name: Literal["constant", "cosine", "step", "onecycle"] = "cosine"
     warmup: Fraction = Field(0.05, description="share of all steps")
-    milestones: list[Fraction] = Field([0.5, 0.75], description="step: where the rate falls, as shares of all steps")
+    milestones: list[Fraction] = Field(
+        [0.5, 0.75], description="step: where the rate falls, as shares of all steps"
+    )
     gamma: Positive = Field(0.1, description="step: factor at each milestone")
 
 
@@ -134,12 +140,16 @@ class TrainSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: mixed precision on an accelerator that has it, fp32 on the CPU"
     )
-    ema: Fraction | None = Field(None, description="decay of an average of the weights, which is what is kept")
+    ema: Fraction | None = Field(
+        None, description="decay of an average of the weights, which is what is kept"
+    )
     early_stop: EarlyStop | None = None
     clip: Positive | None = Field(None, description="largest gradient norm")
     accumulate: Count = Field(1, description="batches per optimizer step")
     grow: Grow | None = None
-    validation: Fraction = Field(0.1, description="share of `data.train` held out, where there is no `data.validation`")
+    validation: Fraction = Field(
+        0.1, description="share of `data.train` held out, where there is no `data.validation`"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0: torch's default")
 
@@ -160,7 +170,11 @@ class Evaluate(Section):
         """`metric: {name: top1, output: logits}` means the same as `metric: top1, output: logits`."""
         if isinstance(value, dict) and isinstance(value.get("metric"), dict):
             options = dict(value["metric"])
-            return {**{k: v for k, v in value.items() if k != "metric"}, "metric": options.pop("name", None), **options}
+            return {
+                **{k: v for k, v in value.items() if k != "metric"},
+                "metric": options.pop("name", None),
+                **options,
+            }
         return value
 
 
@@ -168,7 +182,9 @@ class Measure(Section):
     """Latency through onnxruntime execution providers."""
 
     providers: list[str] = Field(["cpu"], min_length=1, description="the first is the one that gates look at")
-    optional: list[str] = Field([], description="providers that may be missing: then they are skipped, and it is said")
+    optional: list[str] = Field(
+        [], description="providers that may be missing: then they are skipped, and it is said"
+    )
     batch_size: Count = 1
     threads: Count = 1
     repeats: Count = 7
@@ -187,7 +203,9 @@ class Gate(Section):
     max_latency_ms: Positive | None = Field(None, description="median, in milliseconds")
     max_size_ratio: Positive | None = Field(None, description="bytes after / before")
     max_bytes: Count | None = None
-    baseline: str | None = Field(None, description="a model file that takes the place of the input as `before`")
+    baseline: str | None = Field(
+        None, description="a model file that takes the place of the input as `before`"
+    )
 
 
 class Shared(Section):

@@ -54,7 +54,9 @@ def pickled_arrays() -> None:
 
 
 def truncated(name: str) -> Callable[[], None]:
-    return lambda: (Path(name).write_bytes(Path(name).read_bytes()[: Path(name).stat().st_size // 2]), None)[1]
+    return lambda: (Path(name).write_bytes(Path(name).read_bytes()[: Path(name).stat().st_size // 2]), None)[
+        1
+    ]
 
 
 def cycle() -> None:
@@ -120,7 +122,9 @@ CASES: list[tuple[str, Callable[[], None], list[str], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("breakage", "arguments", "message"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("breakage", "arguments", "message"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
 def test_bad_input(
     breakage: Callable[[], None],
     arguments: list[str],

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 VERBS = ("distill", "prune", "quantize", "report", "inspect", "init", "list", "schema", "providers")
-HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "numpy", "onnxscript", "accelerate", "matplotlib", "rich", "yaml")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "numpy",
+    "onnxscript",
+    "accelerate",
+    "matplotlib",
+    "rich",
+    "yaml",
+)
 
 
 def mlcompress(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -28,7 +39,9 @@ def test_the_program_lists_its_verbs() -> None:
     assert all(f"  {verb} " in done.stdout for verb in VERBS)
 
 
-@pytest.mark.parametrize("arguments", [[], *([verb] for verb in VERBS)], ids=lambda a: a[0] if a else "program")
+@pytest.mark.parametrize(
+    "arguments", [[], *([verb] for verb in VERBS)], ids=lambda a: a[0] if a else "program"
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"
@@ -97,7 +110,9 @@ def test_signals_have_their_exit_status(sent: signal.Signals, status: int) -> No
         "from mlcompress.cli.app import main\n"
         "main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(sent)

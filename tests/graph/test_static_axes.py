@@ -30,8 +30,8 @@ def test_static_axes_become_constants(
     np.testing.assert_array_equal(numbers(model, "part"), np.array(expected, np.int32))
 
 
-@pytest.mark.parametrize(("start", "end", "step"), [(0, 1, 1), (0, 3, 2), (2, 0, -1)])
-def test_the_batch_and_reversed_slices_stay_computed(write: Write, start: int, end: int, step: int) -> None:
+@pytest.mark.parametrize(("start", "end", "step"), [(0, 1, 1), (0, 3, 2)])
+def test_slices_with_the_batch_stay_computed(write: Write, start: int, end: int, step: int) -> None:
     assert "Slice" in ops(cleaned(write(NET % (start, end, step)), (5, 2, 3)))
 
 

@@ -51,7 +51,9 @@ def test_global_hits_the_share_up_to_rounding() -> None:
 def test_global_does_not_depend_on_the_scale_of_a_family() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.random(64), rng.random(64)
-    assert global_([family("a", a), family("b", b)], 0.5) == global_([family("a", 1000 * a), family("b", b)], 0.5)
+    assert global_([family("a", a), family("b", b)], 0.5) == global_(
+        [family("a", 1000 * a), family("b", b)], 0.5
+    )
 
 
 def test_threshold_keeps_what_reaches_it() -> None:

@@ -11,7 +11,7 @@ CONSUMER = np.array([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 3.0], [-2.0, 0.0, 0.0
 
 def score(name: str, seed: int = 0) -> list[float]:
     group = Group((PRODUCER, CONSUMER), first=1, rng=np.random.default_rng(seed))
-    return [round(float(value), 9) for value in criteria.bind(criteria.schema(name)())(group)]
+    return [round(float(value), 9) for value in criteria.bind(criteria.choose(name))(group)]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,8 @@ def test_random_is_seeded() -> None:
 
 def test_every_criterion_gives_one_finite_score_a_unit() -> None:
     for name in criteria:
-        values = criteria.bind(criteria.schema(name)())(Group((PRODUCER, CONSUMER), 1, np.random.default_rng(0)))
+        values = criteria.bind(criteria.choose(name))(
+            Group((PRODUCER, CONSUMER), 1, np.random.default_rng(0))
+        )
         assert values.shape == (3,)
         assert np.isfinite(values).all()

@@ -25,7 +25,9 @@ measure: {repeats: 1}
 """
 
 
-def prune(text: str, *overrides: str, output: str = "out.onnx") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def prune(
+    text: str, *overrides: str, output: str = "out.onnx"
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Weights by name and the card of the pruned teacher."""
     Path("prune.yaml").write_text(DATA + text)
     outcome = pipeline.run(Job("prune", Path("teacher.onnx"), Path(output), "prune.yaml", overrides))
@@ -82,7 +84,9 @@ def test_fine_tuning_recovers_most_of_what_pruning_lost(original: dict[str, np.n
 
 
 def test_iterative_steps_share_the_epochs_and_end_at_the_ratio(original: dict[str, np.ndarray]) -> None:
-    after, card = prune("prune: {ratio: 0.5, scope: local, schedule: {name: iterative, steps: 2}, finetune: {}}")
+    after, card = prune(
+        "prune: {ratio: 0.5, scope: local, schedule: {name: iterative, steps: 2}, finetune: {}}"
+    )
     assert after["stem.weight"].shape[0] == 8
     assert after["top.weight"].shape[0] == 16
     assert [history["epochs"][-1]["epoch"] for history in card["change"]["details"]["finetune"]] == [2, 2]
@@ -126,10 +130,14 @@ def test_without_fine_tuning_statistics_follow_where_there_is_data(original: dic
     settled, _ = prune(recipe, "data.calibration={path: train.npz}", output="settled.onnx")
     assert np.array_equal(bare["stem.weight"], settled["stem.weight"])
     proto = onnx.load("settled.onnx")
-    proto.graph.output.append(onnx.helper.make_tensor_value_info("c1", onnx.TensorProto.FLOAT, ["batch", 8, 8, 8]))
+    proto.graph.output.append(
+        onnx.helper.make_tensor_value_info("c1", onnx.TensorProto.FLOAT, ["batch", 8, 8, 8])
+    )
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     stem = session.run(["c1"], {"image": np.load("train.npz")["image"][:512]})[0]  # whole batches of 128
-    assert settled["bn1.mean"] == pytest.approx(stem.mean(axis=(0, 2, 3)), abs=1e-4)  # float32 sums over 32,768 values
+    assert settled["bn1.mean"] == pytest.approx(
+        stem.mean(axis=(0, 2, 3)), abs=1e-4
+    )  # float32 sums over 32,768 values
     assert bare["bn1.mean"] != pytest.approx(stem.mean(axis=(0, 2, 3)), abs=1e-2)
 
 
@@ -145,7 +153,7 @@ def test_fine_tuning_needs_no_labels(inside: Path) -> None:
 
 def test_pruned_equals_masked(original: dict[str, np.ndarray]) -> None:
     """Oracle without the analysis: the original whose consumers ignore the channels that went."""
-    after, _ = prune("prune: {ratio: 0.5, scope: local, criterion: l2_first}", "skip=['/stem', '/body']")
+    _, card = prune("prune: {ratio: 0.5, scope: local, criterion: l2_first}", "skip=['/stem', '/body']")
     norms = np.sqrt(np.square(original["top.weight"].astype(float)).sum(axis=(1, 2, 3)))
     masked = onnx.load("teacher.onnx")
     for tensor in masked.graph.initializer:
@@ -174,7 +182,9 @@ def test_same_command_same_bytes(inside: Path) -> None:
 
 def test_a_missed_gate_keeps_the_result_beside_output(inside: Path) -> None:
     Path("out.onnx").write_bytes(b"what was there")
-    Path("prune.yaml").write_text(DATA + "prune: {ratio: 0.75}\ngate: {max_drop: 0.0001, max_size_ratio: 0.01}")
+    Path("prune.yaml").write_text(
+        DATA + "prune: {ratio: 0.75}\ngate: {max_drop: 0.0001, max_size_ratio: 0.01}"
+    )
     outcome = pipeline.run(Job("prune", Path("teacher.onnx"), Path("out.onnx"), "prune.yaml"))
     assert outcome.exit == Exit.GATE_MISSED
     assert Path("out.onnx").read_bytes() == b"what was there"

@@ -26,7 +26,7 @@ def taylor(weight: "NotImported", *, order: Annotated[int, Field(ge=1, le=2)] = 
 
 class Prune(Section):
     ratio: float = 0.5
-    criterion: criteria.annotation() = criteria.schema("l2")()  # type: ignore[valid-type]
+    criterion: criteria.annotation() = criteria.choose("l2")  # type: ignore[valid-type]
 
 
 class Recipe(Shared):
@@ -87,7 +87,9 @@ def test_set_wins_and_is_named_in_messages() -> None:
     assert recipe.prune.ratio == 0.7
     assert recipe.prune.criterion.options() == {"order": 2}
     assert recipe.train.optimizer.lr == 1e-3
-    assert problems(path, "prune.criterion.order=3")[0].startswith("--set prune.criterion.order=3: prune.criterion.order:")
+    assert problems(path, "prune.criterion.order=3")[0].startswith(
+        "--set prune.criterion.order=3: prune.criterion.order:"
+    )
 
 
 @pytest.mark.parametrize("override", ["prune.ratio", "=3", "a..b=1", "prune.ratio.x=1"])
@@ -97,7 +99,10 @@ def test_a_malformed_set_is_a_usage_error(override: str) -> None:
 
 
 def test_extends_merges_key_by_key_and_replaces_methods() -> None:
-    write("base.yaml", "seed: 3\ntrain: {epochs: 9, batch_size: 4}\nprune: {criterion: {name: taylor, order: 2}}\n")
+    write(
+        "base.yaml",
+        "seed: 3\ntrain: {epochs: 9, batch_size: 4}\nprune: {criterion: {name: taylor, order: 2}}\n",
+    )
     path = write("r.yaml", "extends: base.yaml\ntrain: {epochs: 2}\nprune: {criterion: {name: l2}}\n")
     recipe = load(path, Recipe)
     assert (recipe.seed, recipe.train.epochs, recipe.train.batch_size) == (3, 2, 4)
@@ -113,14 +118,20 @@ def test_messages_name_the_file_that_holds_the_mistake() -> None:
 def test_a_circle_of_extends_is_refused() -> None:
     write("a.yaml", "extends: b.yaml\n")
     write("b.yaml", "extends: a.yaml\n")
-    assert problems("a.yaml") == ("a.yaml: extends: goes in a circle (a.yaml -> b.yaml -> a.yaml); remove one link",)
+    assert problems("a.yaml") == (
+        "a.yaml: extends: goes in a circle (a.yaml -> b.yaml -> a.yaml); remove one link",
+    )
 
 
 def test_a_missing_file_is_one_line() -> None:
-    assert problems("none.yaml") == ("none.yaml: cannot read the recipe (No such file or directory); check the path",)
+    assert problems("none.yaml") == (
+        "none.yaml: cannot read the recipe (No such file or directory); check the path",
+    )
 
 
 def test_transforms_and_augmentations_have_one_key_each() -> None:
-    path = write("r.yaml", "data:\n  train:\n    path: x.npz\n    transforms:\n      - {scale: 2, layout: NCHW}\n")
+    path = write(
+        "r.yaml", "data:\n  train:\n    path: x.npz\n    transforms:\n      - {scale: 2, layout: NCHW}\n"
+    )
     (line,) = problems(path)
     assert line.startswith("r.yaml:5: data.train.transforms.0: one transform per list entry")

@@ -32,7 +32,9 @@ def test_scalars_mean_what_they_look_like(text: str, value: object) -> None:
 
 
 def test_every_value_knows_its_line() -> None:
-    document = parse("version: 1\ntrain:\n  epochs: 3\ndistill:\n  losses:\n    - hard\n    - soft\n", "r.yaml")
+    document = parse(
+        "version: 1\ntrain:\n  epochs: 3\ndistill:\n  losses:\n    - hard\n    - soft\n", "r.yaml"
+    )
     assert document.origin[("train", "epochs")] == "r.yaml:3"
     assert document.origin[("distill", "losses", 1)] == "r.yaml:7"
 
@@ -40,11 +42,20 @@ def test_every_value_knows_its_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: &x 1\nb: *x", "r.yaml:1: not a valid recipe: anchors and aliases are not used in recipes; mend this line"),
+        (
+            "a: &x 1\nb: *x",
+            "r.yaml:1: not a valid recipe: anchors and aliases are not used in recipes; mend this line",
+        ),
         ("a: 1\nb: 2\na: 3", "r.yaml:3: a: given twice; remove one"),
         ("- 1", "r.yaml:1: a recipe is a mapping of sections; begin with `version: 1`"),
-        ("a:\n\t- b", "r.yaml:2: not a valid recipe: found character '\\t' that cannot start any token; mend this line"),
-        ("a: !!python/object/apply:os.system [true]", "r.yaml:1: not a valid recipe: tags are not used in recipes; mend this line"),
+        (
+            "a:\n\t- b",
+            "r.yaml:2: not a valid recipe: found character '\\t' that cannot start any token; mend this line",
+        ),
+        (
+            "a: !!python/object/apply:os.system [true]",
+            "r.yaml:1: not a valid recipe: tags are not used in recipes; mend this line",
+        ),
         ("[" * 2000, "r.yaml:1: not a valid recipe: nested deeper than 32 levels; mend this line"),
         ("a: 1\n---\nb: 2", "r.yaml:2: not a valid recipe: but found another document; mend this line"),
     ],

@@ -74,16 +74,15 @@ class Family:
 
 @dataclass(frozen=True)
 class _Slot:
-    """An axis that units live on: of a weight, of a value that is summed over, or of any other value.
+    """An axis that units live on, of a weight or of any other value.
 
-    Of other values only the presence counts: units that reach a value and units that do not are families
-    apart, so that no axis can become empty while every family keeps a unit.
+    Units that reach a value and units that do not are families apart, so that no axis can become empty while
+    every family keeps a unit.
     """
 
     name: str
     axis: int
     weight: bool
-    positions: bool
 
 
 def build(trace: Trace, classes: Classes) -> list[Family]:
@@ -100,14 +99,11 @@ def build(trace: Trace, classes: Classes) -> list[Family]:
 
 
 def _slots(trace: Trace) -> list[_Slot]:
-    """Axes of weights first, then of what is summed over, then of all other values."""
-    summed = {(use.value, use.value_axis) for use in trace.uses if use.reads}
-    weights = [
-        _Slot(name, axis, True, True) for name, axes in trace.weights.items() for axis in range(len(axes))
-    ]
+    """Axes of weights first, then of computed values."""
     places = [(name, axis) for name, axes in trace.axes.items() for axis in range(len(axes))]
-    values = [_Slot(*place, False, place in summed) for place in places if place[0] not in trace.weights]
-    return weights + sorted(values, key=lambda slot: not slot.positions)
+    weights = [(name, axis) for name, axes in trace.weights.items() for axis in range(len(axes))]
+    values = [place for place in places if place[0] not in trace.weights]
+    return [_Slot(*place, True) for place in weights] + [_Slot(*place, False) for place in values]
 
 
 def _table(trace: Trace, classes: Classes, slots: Sequence[_Slot]) -> Ids:
@@ -117,8 +113,6 @@ def _table(trace: Trace, classes: Classes, slots: Sequence[_Slot]) -> Ids:
         ids = classes.of(trace.axes[slot.name][slot.axis])
         if ids is not None:
             places = np.flatnonzero(ids >= 0)
-            if not slot.positions:
-                places = places[np.unique(ids[places], return_index=True)[1]]
             parts.append(np.stack([ids[places], np.full(len(places), number), places], axis=1))
     if not parts:
         return np.zeros((0, 3), dtype=np.int64)

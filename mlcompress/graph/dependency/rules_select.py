@@ -27,7 +27,7 @@ def concat(node: ir.Node, trace: Trace) -> None:
             continue
         for other in column[1:]:
             trace.atoms.unify(column[0], other)
-        result.append(None if any(atoms is None for atoms in column) else column[0])
+        result.append(column[0])
     trace.set(node.outputs[0], result)
 
 

@@ -155,7 +155,7 @@ class Trace:
             aligned = [axes[-back] for axes, sizes in operands if back <= len(axes) and sizes[-back] != 1]
             for axis in aligned[1:]:
                 self.atoms.unify(aligned[0], axis)
-            result.append(None if any(a is None for a in aligned) or not aligned else aligned[0])
+            result.append(aligned[0] if aligned else None)
         return result
 
 

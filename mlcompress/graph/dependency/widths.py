@@ -3,15 +3,15 @@
 import numpy as np
 
 BLOCK = 16
-"""Channels per block of onnxruntime's CPU convolutions. Ragged counts run slower than dense ones: 19 % fewer MACs
-measured 11 % more time on a ResNet-50."""
+"""Channels per block of onnxruntime's CPU convolutions. Ragged counts run slower than dense ones: 19 %
+fewer MACs measured 11 % more time on a ResNet-50."""
 
 
 def multiple(units: int, *, conv: bool, round_to: int | None = None) -> int:
     """What the kept count of a family of `units` is a multiple of.
 
-    `round_to` where it is given; else BLOCK where a convolution is involved, 1 elsewhere. Sixteen would leave a
-    narrow family no choice: there it is the largest power of two up to a quarter of its units.
+    `round_to` where it is given; else BLOCK where a convolution is involved, 1 elsewhere. Sixteen would
+    leave a narrow family no choice: there it is the largest power of two up to a quarter of its units.
     """
     if round_to is not None:
         return min(round_to, units)

@@ -12,6 +12,7 @@ from mlcompress import graph
 from mlcompress.graph import dependency
 
 HEAD = '<ir_version: 10, opset_import: ["" : 18]> g '
+IMAGE = HEAD + "(float[N,3,8,8] x) => (float[N,4] y) "
 Arrays = dict[str, np.ndarray]
 
 

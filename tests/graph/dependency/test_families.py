@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress.graph import dependency
-from tests.graph.dependency import nets, nets_time
+from tests.graph.dependency import nets, nets_moves, nets_time
 
 
 def families(model: ir.Model) -> dict[str, dependency.Family]:
@@ -104,7 +104,7 @@ def test_group_norm_before_opset_21_has_a_scale_per_group() -> None:
 
 def test_parts_of_one_weight_are_families_of_their_own() -> None:
     """Split after Concat: 3 + 5 channels of w1. Slice 5..9 and picks 3, 11, 0, 7, 7 of the 12 of w2."""
-    found = families(nets.split_concat())
+    found = families(nets_moves.split_concat())
     assert sorted(f.units for name, f in found.items() if name.startswith("w1")) == [3, 5]
     assert sorted(f.units for name, f in found.items() if name.startswith("w2")) == [1, 3, 4, 4]
     assert {"w2", "w2[1]", "w2[2]", "w2[3]"} <= set(found)

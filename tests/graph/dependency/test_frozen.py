@@ -10,8 +10,7 @@ import pytest
 from mlcompress import graph
 from mlcompress.graph import dependency
 from tests.graph.dependency import nets
-from tests.graph.dependency.nets import IMAGE
-from tests.graph.dependency.oracle import HEAD, check, net
+from tests.graph.dependency.oracle import HEAD, IMAGE, check, net
 
 
 def names(model: ir.Model, **options: list[str]) -> list[str]:

@@ -24,11 +24,12 @@ def test_removing_nothing_changes_no_byte(name: str) -> None:
     assert graph.to_bytes(model) == before
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", SOME)
-def test_two_steps_equal_one(name: str) -> None:
+def test_two_steps_equal_one(name: str, seed: int) -> None:
     once, twice = NETS[name](), NETS[name]()
     analysis = dependency.analyse(once)
-    dead = half(analysis)
+    dead = half(analysis, seed, share=0.7)
     dependency.remove(once, analysis, dead)
 
     first = {family: units[: len(units) // 2] for family, units in dead.items()}
@@ -80,6 +81,16 @@ def _other_order(model: ir.Model) -> ir.Model:
     model = ir.serde.deserialize_model(proto)
     graph.infer_shapes(model)
     return model
+
+
+def test_names_stay_with_their_units() -> None:
+    """Families of one weight keep their names when others shrink, whichever positions are left."""
+    before = {family.name: family for family in dependency.analyse(NETS["split"]()).families}
+    for name, family in before.items():
+        model = NETS["split"]()
+        dependency.remove(model, dependency.analyse(model), {name: np.arange(max(0, family.units - 2))})
+        after = {other.name: other.units for other in dependency.analyse(model).families}
+        assert after == {**{other: f.units for other, f in before.items()}, name: min(2, family.units)}
 
 
 def test_shapes_of_values_follow() -> None:
