@@ -81,6 +81,3 @@ class DistillRecipe(Shared):
     def needs(self) -> dict[str, bool]:
         """Training data; with labels where a loss reads them."""
         return {"train": any(loss.name == "hard" for loss in self.distill.losses)}
-
-
-Recipe = DistillRecipe

@@ -14,8 +14,7 @@ from mlcompress.distill.fresh import reinitialise
 from mlcompress.distill.recipe import StudentSection
 from mlcompress.errors import ModelError, UnsupportedError, UsageError
 from mlcompress.graph.dependency import Family, analyse, remove
-
-_BLOCK = 16  # channels per block of onnxruntime's CPU convolutions; ragged counts run slower
+from mlcompress.graph.dependency.widths import multiple, nearest
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ def _narrow(teacher: ir.Model, section: StudentSection, seed: int) -> Student:
     statistics = _running_statistics(model)
     widths, dead = {}, {}
     for family in analysis.families:
-        kept = units_kept(family.units, section.width, section.round_to, conv=family.conv)
+        block = multiple(family.units, conv=family.conv, round_to=section.round_to)
+        kept = nearest(section.width * family.units, family.units, block)
         best_first = np.argsort(-_squared_norms(family, model, statistics), kind="stable")
         dead[family.name] = np.sort(best_first[kept:])
         widths[family.name] = [family.units, kept]
@@ -74,22 +74,6 @@ def _narrow(teacher: ir.Model, section: StudentSection, seed: int) -> Student:
     unexpected = [kept for kept in analysis.frozen if kept.op != "output"]  # a student keeps its outputs
     skipped = [{"name": kept.node, "reason": f"{kept.op}: {kept.reason}"} for kept in unexpected]
     return Student(model, description, skipped)
-
-
-def units_kept(units: int, width: float, round_to: int | None, *, conv: bool) -> int:
-    """`width * units` as the nearest multiple of `round_to`, at least one multiple and at most all.
-
-    Default multiple: 16 where a convolution is involved, or the largest power of two up to a quarter of its
-    units where that is less; 1 elsewhere.
-    """
-    if round_to is not None:
-        multiple = min(round_to, units)
-    elif conv:
-        multiple = min(_BLOCK, 1 << (max(1, units // 4).bit_length() - 1))
-    else:
-        multiple = 1
-    nearest = int(np.floor(width * units / multiple + 0.5)) * multiple
-    return min(units, max(multiple, nearest))
 
 
 def _squared_norms(family: Family, model: ir.Model, statistics: set[str]) -> NDArray[np.float64]:

@@ -71,7 +71,7 @@ def _prune_elements(
     zeros = {name: int(mask.size - mask.sum()) for name, mask in masks.items()}
     gone, weights = sum(zeros.values()), sum(mask.size for mask in masks.values())
     warnings = [
-        "zeros take the same bytes and the same time as other weights: this file is smaller only when compressed"
+        "zeros take the bytes and the time of other weights: this file is smaller only when compressed"
     ]
     details = {"zeros": zeros, "finetune": [history for history in histories if history]}
     return Change(
@@ -101,17 +101,13 @@ def _recover(
         return None
     from mlcompress.train.executor import Executor
     from mlcompress.train.losses import entry
-    from mlcompress.train.recover import recover
+    from mlcompress.train.recover import default_losses, recover, training_data
 
     executor = Executor(model, purpose="prune")
-    has_labels = context.train is not None and context.train.has_labels
-    losses = []
-    if finetune.teacher == "original" and finetune.soft > 0:
-        losses.append(
-            entry("soft", temperature=finetune.temperature, weight=finetune.soft if has_labels else 1.0)
-        )
-    if has_labels and (finetune.teacher == "none" or finetune.soft < 1):
-        losses.append(entry("hard", weight=1.0 if finetune.teacher == "none" else 1 - finetune.soft))
+    losses = [entry("hard")]
+    if finetune.teacher == "original":
+        weights = {"soft": finetune.soft, "temperature": finetune.temperature}
+        losses = default_losses(original, training_data(context), recipe.evaluate, **weights)
     history = recover(
         model,
         original,

@@ -12,16 +12,20 @@ Build = Callable[[Sequence[str]], ir.Model]
 
 
 def give_back(
-    ranked: Sequence[str], build: Build, evaluate: Callable[[ir.Model], float], holds: Callable[[float], bool]
+    rank: Callable[[], Sequence[str]],
+    build: Build,
+    evaluate: Callable[[ir.Model], float],
+    holds: Callable[[float], bool],
 ) -> tuple[list[str], list[float]]:
     """The shortest run of the worst layers whose return to float makes `holds(metric)` true.
 
-    `ranked`: layer names, worst first. `build(names)`: the graph with those layers in float. Found by
+    `rank()`: layer names, worst first (asked for only when it is needed). `build(names)`: the graph with those layers in float. Found by
     bisection, as if the metric rose with every layer given back; the answer itself is always measured. Gives
     the names and all metrics measured. Raises UnsupportedError when the limit does not hold even with all of
     them in float.
     """
     measured: dict[int, float] = {}
+    ranked: Sequence[str] = ()
 
     def good(count: int) -> bool:
         measured[count] = evaluate(build(ranked[:count]))
@@ -29,6 +33,7 @@ def give_back(
 
     if good(0):
         return [], list(measured.values())
+    ranked = rank()
     if not good(len(ranked)):
         raise UnsupportedError(
             f"quantize.accuracy: the metric is {measured[len(ranked)]:.4g} even with every layer in float; "

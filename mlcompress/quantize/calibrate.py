@@ -78,7 +78,7 @@ def tapped_session(model: ir.Model, names: Iterable[str]) -> ort.InferenceSessio
 
 
 def _batch_size(session: ort.InferenceSession, model: ir.Model, data: "Dataset") -> tuple[int, bool]:
-    """As many samples as keep the returned activations within BATCH_BYTES; or the file's own size, then True."""
+    """Samples that keep the returned activations within BATCH_BYTES; or the file's own size, and True."""
     first = model.graph.inputs[0].shape
     if first is not None and len(first) > 0 and isinstance(first[0], int) and first[0] > 0:
         return int(first[0]), True

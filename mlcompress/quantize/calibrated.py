@@ -68,6 +68,8 @@ class Calibrated:
         weighted = [n for n in self.base.graph if n.name in set(names) and n.op_type in WEIGHTED]
         feed = data.take(np.arange(min(RANKING_SAMPLES, len(data)))).inputs
         taps = {str(node.name): str(fused_output(node).name) for node in weighted}
+        if not taps:
+            return {}
         outputs = sorted(set(taps.values()))
         reference = dict(zip(outputs, tapped_session(self.base, outputs).run(outputs, feed), strict=True))
         found = {}

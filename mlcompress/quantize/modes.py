@@ -64,7 +64,7 @@ def static(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: froz
         recipe,
         context,
         model,
-        worst_first(ready.noise(integer, data)) if section.accuracy is not None else [],
+        lambda: worst_first(ready.noise(integer, data)),
         lambda names: ready.build(set(integer) - set(names), form, names)[0],
     )
     plain = plain or returned
@@ -108,7 +108,7 @@ def dynamic(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: fro
     # by.
     by_size = sorted(able, key=lambda node: np.asarray(array_of(node.inputs[1])).size)
     ranked = [str(node.name) for node in by_size]
-    returned, metrics = _hold_accuracy(recipe, context, model, ranked, lambda names: build(names)[0])
+    returned, metrics = _hold_accuracy(recipe, context, model, lambda: ranked, lambda names: build(names)[0])
     result, stored = build(returned)
     integer = [str(node.name) for node in able if node.name not in returned]
     reasons = _float_reasons(base.graph, integer, kept, returned, dynamic_obstacle)
@@ -158,7 +158,7 @@ def _hold_accuracy(
     recipe: QuantizeRecipe,
     context: Context,
     model: ir.Model,
-    ranked: Sequence[str],
+    rank: Callable[[], Sequence[str]],
     build: Callable[[Sequence[str]], ir.Model],
 ) -> tuple[list[str], list[float]]:
     """Layers to give back for `quantize.accuracy`, and the metrics measured on the way."""
@@ -183,7 +183,7 @@ def _hold_accuracy(
             return sign * (before - value) <= limit.max_drop
         return limit.min_metric is None or value >= limit.min_metric
 
-    return give_back(ranked, build, metric, holds)
+    return give_back(rank, build, metric, holds)
 
 
 def _float_reasons(

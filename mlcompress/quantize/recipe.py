@@ -115,22 +115,22 @@ class QuantizeSection(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "QuantizeSection":
-        problems = list(self._problems())
-        if problems:
+        if problems := self._problems():
             raise ValueError("; ".join(problems))
         return self
 
-    def _problems(self) -> "list[str]":
-        mode, found = self.mode, []
+    def _problems(self) -> list[str]:
+        mode, found = self.mode, list[str]()
+        own = "fp16" if mode == "cast" else "int8"
         scheme = self.weights.scheme
-        if scheme is not None and scheme != ("fp16" if mode == "cast" else "int8"):
+        if scheme is not None and scheme != own:
             found.append(
                 f"weights.scheme {scheme} does not go with mode {mode}; fp16 is `mode: cast`, int8 the others"
             )
         if mode != "static" and self.model_fields_set & {"activations", "placement"}:
             found.append(f"activations and placement belong to `mode: static`, not {mode}")
-        if mode in ("weight_only", "cast") and self.storage not in ("auto", self.form):
-            found.append(f"storage {self.storage} does not go with mode {mode}, which stores {self.form}")
+        if mode in ("weight_only", "cast") and self.storage not in ("auto", own):
+            found.append(f"storage {self.storage} does not go with mode {mode}, which stores {own}")
         if self.accuracy is not None and mode in ("weight_only", "cast"):
             found.append(f"accuracy belongs to static and dynamic, not {mode}; use `gate: {{max_drop: ...}}`")
         if self.accuracy is not None and isinstance(self.placement, Replay):
@@ -151,6 +151,13 @@ class QuantizeRecipe(Shared):
     """A recipe of `mlcompress quantize`; `quantize: {}` is static int8."""
 
     quantize: QuantizeSection = QuantizeSection()
+
+    @model_validator(mode="after")
+    def _limit_suits_the_metric(self) -> "QuantizeRecipe":
+        accuracy = self.quantize.accuracy
+        if accuracy is not None and accuracy.min_metric is not None and self.evaluate.metric == "mse":
+            raise ValueError("quantize.accuracy.min_metric: mse is better when it is low; use max_drop")
+        return self
 
     def needs(self) -> dict[str, bool]:
         """Static ranges come from calibration samples (labels play no part)."""

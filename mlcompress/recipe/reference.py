@@ -39,8 +39,8 @@ def renew(text: str, schemas: Sequence[type[Shared]]) -> str:
 def markdown(schema: type[Shared], *sections: str) -> str:
     """A table (key, type, default, meaning) of top-level keys and all that is below them.
 
-    Keys are dotted as for `--set`; N stands for the number of a list entry. A section that occurs twice is spelt
-    out where it occurs first.
+    Keys are dotted as for `--set`; N stands for the number of a list entry. A section that occurs twice is
+    spelt out where it occurs first.
 
     Raises:
         KeyError: `schema` has no such key.
@@ -78,7 +78,7 @@ def _rows(
 
 
 def _sections(key: str, entry: Schema) -> Iterator[tuple[str, str]]:
-    """(key, name of the definition) of each section that may stand at `entry`; methods have a page of their own."""
+    """(key, name of the definition) of each section that may stand at `entry`; methods are not among them."""
     if "$ref" in entry:
         yield key, entry["$ref"].rsplit("/", 1)[-1]
     for option in entry.get("anyOf", []):
@@ -132,7 +132,8 @@ def _flow(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         said = {key: _flow(item) for key, item in value.items() if item is not None}
-        return said["name"] if list(said) == ["name"] else "{" + ", ".join(f"{k}: {v}" for k, v in said.items()) + "}"
+        inside = ", ".join(f"{key}: {text}" for key, text in said.items())
+        return said["name"] if list(said) == ["name"] else f"{{{inside}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(_flow, value))}]"
     return str(value)

@@ -11,7 +11,7 @@ import pytest
 from mlcompress import graph
 from mlcompress.context import Context
 from mlcompress.distill.recipe import StudentSection
-from mlcompress.distill.student import make_student, units_kept
+from mlcompress.distill.student import make_student
 from mlcompress.errors import ModelError, UnsupportedError, UsageError
 from tests.train.nets import net, stripes, weights
 
@@ -20,25 +20,6 @@ def student(
     teacher: ir.Model, *, given: ir.Model | None = None, seed: int = 0, **section: object
 ) -> ir.Model:
     return make_student(teacher, StudentSection.model_validate(section), Context(seed, student=given)).model
-
-
-@pytest.mark.parametrize(
-    ("units", "width", "round_to", "conv", "kept"),
-    [
-        (128, 0.5, None, True, 64),
-        (32, 0.5, None, True, 16),  # multiples of 8
-        (100, 0.5, None, True, 48),  # of 16: 48 and 64 are 2 and 14 away from 50
-        (128, 0.05, None, True, 16),  # never below one multiple
-        (10, 0.5, None, True, 6),  # of 2: 5 rounds up
-        (3, 0.1, None, True, 1),
-        (100, 0.5, None, False, 50),
-        (100, 0.5, 32, False, 64),
-        (8, 0.9, 16, True, 8),  # never above what there is
-        (64, 1.0, None, True, 64),
-    ],
-)
-def test_widths(units: int, width: float, round_to: int | None, conv: bool, kept: int) -> None:
-    assert units_kept(units, width, round_to, conv=conv) == kept
 
 
 def test_the_strongest_units_are_inherited_and_the_teacher_stays() -> None:

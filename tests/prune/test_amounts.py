@@ -1,24 +1,13 @@
 """How many units stay: rounding, guards, local and global shares."""
 
 import numpy as np
-import pytest
 
-from mlcompress.graph.dependency.widths import multiple
 from mlcompress.prune.amounts import Ranked, below, global_, local
 
 
 def family(name: str, scores: object, multiple: int = 1, original: int | None = None) -> Ranked:
     values = np.asarray(scores, float)
     return Ranked(name, values, multiple, original or len(values))
-
-
-@pytest.mark.parametrize(
-    ("units", "conv", "asked", "expected"),
-    [(128, True, None, 16), (64, True, None, 16), (32, True, None, 8), (16, True, None, 4), (6, True, None, 1), (3, True, None, 1),
-     (100, False, None, 1), (64, True, 8, 8), (4, True, 16, 4)],
-)  # fmt: skip
-def test_default_rounding(units: int, conv: bool, asked: int | None, expected: int) -> None:
-    assert multiple(units, conv=conv, round_to=asked) == expected
 
 
 def test_local_keeps_the_same_share_of_each() -> None:

@@ -31,7 +31,7 @@ def bench(needed: int) -> tuple[Callable[[Sequence[str]], ir.Model], Callable[[i
 @pytest.mark.parametrize("needed", [0, 1, 2, 7, 19, 20])
 def test_no_more_layers_than_needed(needed: int) -> None:
     build, evaluate, built = bench(needed)
-    names, metrics = give_back(LAYERS, build, evaluate, lambda value: value >= 1)
+    names, metrics = give_back(lambda: LAYERS, build, evaluate, lambda value: value >= 1)
     assert names == LAYERS[:needed]
     assert len(metrics) == len(built) <= 2 + math.ceil(math.log2(len(LAYERS)))
 
@@ -39,7 +39,7 @@ def test_no_more_layers_than_needed(needed: int) -> None:
 def test_a_limit_that_cannot_hold_is_refused() -> None:
     build, evaluate, _ = bench(21)
     with pytest.raises(UnsupportedError, match=r"the metric is 0\.5 even with every layer in float"):
-        give_back(LAYERS, build, evaluate, lambda value: value >= 1)
+        give_back(lambda: LAYERS, build, evaluate, lambda value: value >= 1)
 
 
 def test_signal_to_noise() -> None:

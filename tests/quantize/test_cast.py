@@ -21,7 +21,9 @@ g (int64[n] ids, float[n, 32] x) => (float[n, 32] y, float[n, 32] s) {
 def model() -> ir.Model:
     rng = np.random.default_rng(0)
     weights = {name: nets.floats(rng, 32, 32) for name in ("table", "m", "g")}
-    return nets.build(TEXT, weights | {"c": nets.floats(rng, 300)[:32], "k": nets.floats(rng, 1, 1024)[:, :32]})
+    return nets.build(
+        TEXT, weights | {"c": nets.floats(rng, 300)[:32], "k": nets.floats(rng, 1, 1024)[:, :32]}
+    )
 
 
 def feed() -> nets.Arrays:

@@ -24,7 +24,8 @@ def test_one_product_is_the_numpy_simulation() -> None:
     rng = np.random.default_rng(0)
     weight, bias = nets.floats(rng, 24, 16), nets.floats(rng, 16)
     model = nets.build(
-        "g (float[n, 24] x) => (float[n, 16] y) { y = Gemm <transB = 1> (x, w, b) }", {"w": weight.T.copy(), "b": bias}
+        "g (float[n, 24] x) => (float[n, 16] y) { y = Gemm <transB = 1> (x, w, b) }",
+        {"w": weight.T.copy(), "b": bias},
     )
     made = rewritten(model)
     x = nets.floats(rng, 6, 24)
@@ -53,7 +54,9 @@ def test_outputs_stay_close_to_float_and_signed_kernels_run() -> None:
     integer = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger")
     assert sum(kernels.get(op, 0) for op in integer) == 3
     assert not {"MatMul", "Gemm", "FusedGemm"} & set(kernels)
-    assert all(nets.array(made, f"{name}_weight_quantized").dtype == np.int8 for name in ("one", "two", "three"))
+    assert all(
+        nets.array(made, f"{name}_weight_quantized").dtype == np.int8 for name in ("one", "two", "three")
+    )
 
 
 def test_standard_ops_only() -> None:
@@ -96,7 +99,12 @@ def test_per_tensor_scales_are_scalars() -> None:
 @pytest.mark.parametrize(
     ("line", "shape", "weight", "reason"),
     [
-        ("y = Conv (x, w)", "n, 4, 4, 4", (4, 4, 1, 1), "Conv has no fast dynamic kernel; use `mode: static`"),
+        (
+            "y = Conv (x, w)",
+            "n, 4, 4, 4",
+            (4, 4, 1, 1),
+            "Conv has no fast dynamic kernel; use `mode: static`",
+        ),
         ("y = MatMul (x, w)", "n, 4, 4", (2, 4, 4), "its weight has 3 axes, 2 are needed"),
         ("y = MatMul (w, x)", "4, 4", (4, 4), "its input is a constant"),
         ("y = Gemm <transA = 1> (x, w)", "4, 4", (4, 4), "its input is transposed"),

@@ -1,5 +1,6 @@
 """Observers against brute force on known distributions."""
 
+from itertools import pairwise
 from typing import get_args
 
 import numpy as np
@@ -94,7 +95,7 @@ def divergence_by_hand(counts: np.ndarray, first: int, last: int) -> float:
     size = last - first
     starts = [int(size * group / LEVELS) for group in range(LEVELS)] + [size]
     spread = np.zeros(size)
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         part = kept[start:end]
         filled = [i for i in range(start, end) if kept[i] > 0]
         for i in filled:

@@ -125,7 +125,9 @@ def test_a_documented_default_is_what_a_recipe_gets(key: str, default: str) -> N
 
 @pytest.mark.parametrize("page", ["recipes.md", "data.md"])
 def test_yaml_examples_are_valid_recipes(page: str, tmp_path: Path) -> None:
-    examples = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+    examples = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL
+    )
     assert examples
     for example in examples:
         keys: set[Any] = set(yaml.safe_load(example))

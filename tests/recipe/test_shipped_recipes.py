@@ -84,7 +84,9 @@ def mlp() -> onnx.ModelProto:
         helper.make_node("Gemm", ["r", "w2", "b2"], ["logits"], name="/fc2"),
     ]
     shapes = {"w1": (64, 128), "b1": (128,), "w2": (128, 4), "b2": (4,)}
-    weights = [numpy_helper.from_array(rng.normal(size=s).astype(np.float32), name) for name, s in shapes.items()]
+    weights = [
+        numpy_helper.from_array(rng.normal(size=s).astype(np.float32), name) for name, s in shapes.items()
+    ]
     graph = helper.make_graph(
         nodes,
         "mlp",
@@ -188,13 +190,18 @@ def chosen(kind: str) -> set[str]:
 
 @pytest.mark.parametrize("kind", methods.REGISTRIES)
 def test_every_method_has_a_recipe(kind: str, project: Path) -> None:
-    used, mentioned = chosen(kind), set().union(*(names for key, names in IN_A_COMMENT.items() if key[1] == kind))
+    used, mentioned = (
+        chosen(kind),
+        set().union(*(names for key, names in IN_A_COMMENT.items() if key[1] == kind)),
+    )
     assert used | mentioned == set(methods.registry(kind))
     assert not used & mentioned
 
 
 @pytest.mark.parametrize(("recipe", "kind"), IN_A_COMMENT)
-def test_a_method_that_a_comment_names_can_take_the_place_of_the_recipes_own(recipe: str, kind: str, project: Path) -> None:
+def test_a_method_that_a_comment_names_can_take_the_place_of_the_recipes_own(
+    recipe: str, kind: str, project: Path
+) -> None:
     comments = " ".join(re.findall("#(.*)", Path(f"{recipe}.yaml").read_text()))
     for name in IN_A_COMMENT[recipe, kind]:
         assert name in re.findall(r"\w+", comments)
