@@ -19,10 +19,10 @@ def give_back(
 ) -> tuple[list[str], list[float]]:
     """The shortest run of the worst layers whose return to float makes `holds(metric)` true.
 
-    `rank()`: layer names, worst first (asked for only when it is needed). `build(names)`: the graph with those layers in float. Found by
-    bisection, as if the metric rose with every layer given back; the answer itself is always measured. Gives
-    the names and all metrics measured. Raises UnsupportedError when the limit does not hold even with all of
-    them in float.
+    `rank()`: layer names, worst first; asked for only when it is needed. `build(names)`: the graph with these
+    in float. Found by bisection, as if the metric rose with every layer given back; the answer itself
+    is always measured. Gives the names and all metrics measured. Raises UnsupportedError when the limit does
+    not hold even with all of them in float.
     """
     measured: dict[int, float] = {}
     ranked: Sequence[str] = ()

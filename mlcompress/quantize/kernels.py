@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,12 @@ import onnxruntime as ort
 
 from mlcompress import graph
 
+KERNEL = "_kernel_time"
+"""Ending of a kernel's event in the profile."""
 
-def check_integer_kernels(model: ir.Model, feed: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Executed kernels by op type, from one profiled run on the CPU provider at optimisation level ALL.
 
-    `feed` holds the inputs of one run.
-    """
+def profile(model: ir.Model, feed: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
+    """Name and op type of every kernel of one run on the CPU provider, at optimisation level ALL."""
     with tempfile.TemporaryDirectory() as folder:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -27,12 +27,29 @@ def check_integer_kernels(model: ir.Model, feed: Mapping[str, np.ndarray]) -> di
         session = ort.InferenceSession(graph.to_bytes(model), options, providers=["CPUExecutionProvider"])
         session.run(None, dict(feed))
         events = json.loads(Path(session.end_profiling()).read_text())
-    ran = Counter(
-        event["args"]["op_name"]
+    return [
+        (event["name"].removesuffix(KERNEL), event["args"]["op_name"])
         for event in events
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-    )
-    return dict(sorted(ran.items()))
+        if event.get("cat") == "Node" and event["name"].endswith(KERNEL)
+    ]
+
+
+def check_integer_kernels(model: ir.Model, feed: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Executed kernels by op type, from one profiled run of `feed`."""
+    return dict(sorted(Counter(op for _, op in profile(model, feed)).items()))
+
+
+def decoded_at_run_time(
+    model: ir.Model, weights: Collection[str], ran: Collection[tuple[str, str]]
+) -> list[str]:
+    """Those stored `weights` whose decoding `ran` shows: onnxruntime did not fold it at load."""
+    names = {name for name, _ in ran}
+    return [
+        str(value.name)
+        for node in model.graph
+        for value in node.outputs
+        if value.name in weights and node.name in names
+    ]
 
 
 def missing(kernels: Mapping[str, int], meant: Mapping[str, int]) -> list[str]:

@@ -144,15 +144,12 @@ def entropy(seen: Seen, *, steps: Annotated[int, Field(ge=10, le=1000)] = 100) -
     2017).
 
     P = the histogram clipped at +-T, outliers in the edge bins; Q = the same bins without the outliers,
-    merged into 255 groups and spread evenly over the bins of a group that hold anything. T minimises sum P
-    log(P / Q). Zeros, half of all values after a Relu, are exact at any scale: their bin counts as much as
-    its larger neighbour.
+    merged into 255 groups and spread evenly over the bins of a group that hold anything. T minimises
+    sum P log(P / Q).
     """
     counts, centres = seen.cropped(merge=ENTROPY_MERGE)
     if counts.sum() == 0:
         return 0.0, 0.0
-    zero = int(np.argmin(np.abs(centres)))
-    counts[zero] = min(counts[zero], np.delete(counts, zero)[max(zero - 1, 0) : zero + 1].max(initial=0.0))
     best = (np.inf, seen.low, seen.high)
     for fraction in np.linspace(1.0, 1.0 / steps, steps).tolist():
         limit = max(abs(seen.low), abs(seen.high)) * fraction

@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.context import Change, Context
-from mlcompress.errors import UnsupportedError
-from mlcompress.quantize.kernels import check_integer_kernels, missing
+from mlcompress.errors import UnsupportedError, shorten
+from mlcompress.quantize.kernels import decoded_at_run_time, missing, profile
 from mlcompress.quantize.modes import Result, dynamic, static, stored_only
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.refuse import refuse_quantised, skipped_nodes
@@ -46,8 +46,13 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
 def _change(model: ir.Model, recipe: QuantizeRecipe, context: Context, result: Result) -> Change:
     section = recipe.quantize
     before, after = len(graph.to_bytes(model)), len(graph.to_bytes(result.model))
-    kernels = check_integer_kernels(result.model, _feed(result.model, context))
+    ran = profile(result.model, _feed(result.model, context))
+    kernels = dict(sorted(Counter(op for _, op in ran).items()))
     warnings = [f"quantize: the file grows from {before} to {after} bytes"] if after >= before else []
+    if unfolded := decoded_at_run_time(result.model, result.stored.forms, ran):
+        warnings.append(
+            f"quantize: decoded at every run, which is slow: {shorten(unfolded)}; use `storage: plain`"
+        )
     if result.integer:
         ops = Counter(node.op_type for node in _nodes_named(model, result.integer))
         warnings += [f"quantize: {line}" for line in missing(kernels, ops)]

@@ -8,7 +8,6 @@ import pytest
 from pydantic import ValidationError
 
 from mlcompress.distill.recipe import DistillRecipe
-from mlcompress.distill.recipe import DistillRecipe as Named
 
 
 def recipe(distill: dict[str, Any]) -> DistillRecipe:
@@ -20,7 +19,6 @@ def test_defaults() -> None:
     assert (section.student.width, section.student.weights, section.cache) == (0.5, "inherit", True)
     assert [(one.name, one.weight) for one in section.losses] == [("soft", 0.9), ("hard", 0.1)]
     assert section.losses[0].options() == {"temperature": 4.0}
-    assert Named is DistillRecipe
 
 
 def test_forms_of_students_and_losses() -> None:

@@ -14,7 +14,7 @@ from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.data.dataset import from_arrays
 from mlcompress.errors import DataError, RecipeError, UnsupportedError
-from mlcompress.quantize.kernels import check_integer_kernels, missing
+from mlcompress.quantize.kernels import check_integer_kernels, decoded_at_run_time, missing, profile
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.run import run
 from tests import task
@@ -229,6 +229,27 @@ def test_an_old_operator_set_is_raised_for_static() -> None:
 def test_the_same_bytes_twice() -> None:
     for section in ({}, ALL, {"mode": "dynamic"}, {"mode": "weight_only"}, {"mode": "cast"}):
         assert graph.to_bytes(quantised(section)[0]) == graph.to_bytes(quantised(section)[0])
+
+
+def test_a_weight_that_is_decoded_at_every_run_is_noticed() -> None:
+    model, change = quantised({"mode": "weight_only"})
+    image = {"image": task.samples(1, seed=0)[0]}
+    stored = change.details["stored"]
+    assert decoded_at_run_time(model, stored, profile(model, image)) == []
+    # Negative control: a scale that comes from the graph input cannot be folded.
+    name = next(iter(stored))
+    multiply = next(node for node in model.graph if node.name == f"{name}_Mul")
+    scale = multiply.inputs[1]
+    total = ir.Node(
+        "", "ReduceMax", [model.graph.inputs[0]], {"keepdims": ir.AttrInt64("keepdims", 0)}, name="m"
+    )
+    nothing = ir.Node("", "Sub", [total.outputs[0], total.outputs[0]], name="s")
+    scaled = ir.Node("", "Add", [scale, nothing.outputs[0]], name="a")
+    for value, label in ((total.outputs[0], "m0"), (nothing.outputs[0], "s0"), (scaled.outputs[0], "a0")):
+        value.name, value.type = label, ir.TensorType(ir.DataType.FLOAT)
+    model.graph.insert_before(multiply, [total, nothing, scaled])
+    multiply.replace_input_with(1, scaled.outputs[0])
+    assert decoded_at_run_time(model, stored, profile(model, image)) == [name]
 
 
 def test_missing_kernels_are_counted() -> None:

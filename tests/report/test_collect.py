@@ -1,95 +1,18 @@
-"""Collecting from real model files and hand-written cards; nothing here depends on how fast a machine is."""
+"""Collecting from real model files and hand-written cards; nothing is timed."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 
 from mlcompress import files, report
 from mlcompress.errors import ModelError, RecipeError
 from mlcompress.exits import Exit
 from mlcompress.report.collect import collect
-from mlcompress.report.measured import timed_files
 from mlcompress.report.recipe import ReportRecipe
-from mlcompress.report.rows import Report
-
-CLASSES, FEATURES = 3, 8
-
-
-def write_net(path: Path, hidden: int, seed: int = 0) -> Path:
-    """x [N, 8] -> Gemm -> Relu -> Gemm -> logits [N, 3]; 12 h + 3 parameters, 11 h MACs per sample."""
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 18]> net (float[N, 8] x) => (float[N, 3] logits) '
-        "{ a = Gemm (x, w1, b1)\n b = Relu (a)\n logits = Gemm (b, w2, b2) }"
-    )
-    draw = np.random.default_rng(seed)
-    shapes = {"w1": (FEATURES, hidden), "b1": (hidden,), "w2": (hidden, CLASSES), "b2": (CLASSES,)}
-    for name, shape in shapes.items():
-        model.graph.initializer.append(
-            onnx.numpy_helper.from_array(draw.standard_normal(shape, np.float32), name)
-        )
-    onnx.save(model, path)
-    return path
-
-
-def write_card(artifact: Path, made_from: Path, stage: str = "prune", **changed: Any) -> None:
-    card = {
-        "tool": "mlcompress",
-        "stage": stage,
-        "recipe": {},
-        "seed": 0,
-        "parent": {"path": str(made_from), "sha256": files.sha256(made_from)},
-        "output": {
-            "path": str(artifact),
-            "sha256": files.sha256(artifact),
-            "bytes": 1,
-            "compressed_bytes": 1,
-        },
-        "change": {
-            "summary": "half of the units",
-            "details": {},
-            "skipped": [{"name": "b2", "reason": "output axis"}],
-            "warnings": ["a warning of the stage"],
-        },
-        "metric": {"name": "top1", "before": 0.8, "after": 0.7, "samples": 50, "low": 0.56, "high": 0.81},
-        "latency": [
-            {
-                "provider": "cpu",
-                "batch_size": 1,
-                "threads": 1,
-                "before": {"p50": 4.0, "p90": 5.0},
-                "after": {"p50": 2.0, "p90": 2.5},
-                "ratio": 0.5,
-                "ratio_low": 0.4,
-                "ratio_high": 0.6,
-                "verdict": "faster",
-                "fallback_nodes": 0,
-            }
-        ],
-        "memory": {"after": {"peak_bytes": 5_000_000, "load_bytes": 1, "load_ms": 12.5}},
-        "data": {
-            "train": {"samples": 64, "synthetic": True},
-            "evaluate": {"samples": 50, "synthetic": False},
-        },
-        **changed,
-    }
-    artifact.with_name(artifact.name + ".json").write_text(json.dumps(card), encoding="utf-8")
-
-
-@pytest.fixture
-def chain(tmp_path: Path) -> list[Path]:
-    """teacher -> pruned -> small, the latter two with cards."""
-    paths = [
-        write_net(tmp_path / f"{name}.onnx", hidden)
-        for name, hidden in (("teacher", 64), ("pruned", 32), ("small", 16))
-    ]
-    write_card(paths[1], paths[0])
-    write_card(paths[2], paths[1], "distill")
-    return paths
+from tests.report.nets import write_card, write_net
 
 
 def gated(**limits: Any) -> ReportRecipe:
@@ -236,91 +159,6 @@ def test_all_bad_files_are_told_at_once(chain, tmp_path):
     assert len(problem.value.lines) == 2
     assert "text.onnx" in problem.value.lines[0]
     assert "gone.onnx" in problem.value.lines[1]
-
-
-# ---------------------------------------------------------------- measured
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """teacher and a copy, a student, and labels that the teacher gets right but for the first 10."""
-    folder = tmp_path_factory.mktemp("measured")
-    write_net(folder / "teacher.onnx", 64)
-    write_net(folder / "student.onnx", 16, seed=1)
-    (folder / "copy.onnx").write_bytes((folder / "teacher.onnx").read_bytes())
-    write_card(folder / "student.onnx", folder / "teacher.onnx", "distill")
-    import onnxruntime
-
-    x = np.random.default_rng(3).standard_normal((100, FEATURES)).astype(np.float32)
-    session = onnxruntime.InferenceSession(folder / "teacher.onnx", providers=["CPUExecutionProvider"])
-    labels = session.run(None, {"x": x})[0].argmax(1)
-    labels[:10] = (labels[:10] + 1) % CLASSES
-    np.savez(folder / "test.npz", x=x, y=labels)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def measured(folder: Path) -> Report:
-    recipe = ReportRecipe.model_validate(
-        {
-            "data": {"evaluate": {"path": str(folder / "test.npz"), "inputs": {"x": "x"}, "label": "y"}},
-            "measure": {"repeats": 2},
-            "gate": {"max_drop": 1.0, "min_metric": 0.0},
-        }
-    )
-    return collect([folder / name for name in ("teacher.onnx", "student.onnx", "copy.onnx")], recipe)
-
-
-def test_the_metric_is_measured_with_its_interval_and_pairs(measured):
-    teacher, student, copy = (row.score for row in measured.rows)
-    assert (teacher.name, teacher.value, teacher.samples, teacher.source) == ("top1", 0.9, 100, "measured")
-    # Wilson's interval of 90 of 100, z = 1.959964: (0.82563, 0.94477), worked by hand from its formula
-    assert (teacher.low, teacher.high) == (pytest.approx(0.82563, abs=1e-5), pytest.approx(0.94477, abs=1e-5))
-    assert (copy.value, copy.fixed, copy.broken) == (0.9, 0, 0)
-    assert student.value == pytest.approx(0.9 + (student.fixed - student.broken) / 100)  # 1/100 per sample
-
-
-def test_latency_is_measured_for_every_file_against_baseline_and_parent(measured):
-    paths = [row.path for row in measured.rows]
-    for row in measured.rows:
-        (timing,) = row.timings
-        assert (timing.provider, timing.batch_size, timing.threads, timing.source) == (
-            "cpu",
-            1,
-            1,
-            "measured",
-        )
-        assert 0 < timing.p50 <= timing.p90
-        assert timing.fallback_nodes == 0
-        assert timing.to_baseline.low <= timing.to_baseline.value <= timing.to_baseline.high
-        assert timing.to_baseline.against == paths[0]
-    first, second, _ = (row.timings[0] for row in measured.rows)
-    assert (first.to_baseline.value, first.to_parent) == (1.0, None)
-    assert second.to_parent.against == paths[0]
-    assert second.to_parent.value == second.to_baseline.value  # its parent is the baseline
-
-
-def test_only_a_baseline_that_no_stage_wrote_is_cleaned_before_it_is_timed(chain, tmp_path):
-    raw = tmp_path / "raw.onnx"
-    model = onnx.load(chain[0])
-    model.graph.node.insert(
-        0, onnx.helper.make_node("Constant", [], ["b1"], value=model.graph.initializer.pop(1))
-    )
-    onnx.save(model, raw)
-    rows = collect([raw, chain[1], chain[2]], measure=False).rows
-    folder = tmp_path / "cleaned"
-    folder.mkdir()
-    cleaned, *others = timed_files(rows, 0, folder)
-    assert others == chain[1:]
-    assert [node.op_type for node in onnx.load(cleaned).graph.node] == ["Gemm", "Relu", "Gemm"]
-    assert timed_files(rows, 1, folder) == [raw, *chain[1:]]  # the baseline is an artifact
-    assert timed_files((rows[0], replace(rows[0], path="copy.onnx")), 0, folder) == [cleaned, cleaned]
-
-
-def test_memory_and_environment_are_measured(measured):
-    assert all(row.memory.peak_bytes > 0 and row.memory.load_ms > 0 for row in measured.rows)
-    assert measured.environment["onnxruntime"] == __import__("onnxruntime").__version__
-    assert [limit.verdict for limit in measured.limits] == ["pass", "pass"]
 
 
 # ---------------------------------------------------------------- run
