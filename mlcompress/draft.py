@@ -55,7 +55,7 @@ class Draft:
         return self.output
 
     def reject(self, facts: card.Card) -> Path:
-        """Keep artifact and card as OUTPUT.rejected*; OUTPUT stays as it was."""
+        """Keep what is at `rejected_model`, and the card, as OUTPUT.rejected*; OUTPUT stays as it was."""
         self._move(facts, self.rejected)
         return self.rejected
 
@@ -64,18 +64,22 @@ class Draft:
         """Where an artifact goes that missed its gate."""
         return self.output.with_name(self.output.name + ".rejected")
 
+    @property
+    def rejected_model(self) -> Path:
+        """Where to write such an artifact: external data is referred to by the file's own name."""
+        return self.folder / self.rejected.name
+
     def _move(self, facts: card.Card, target: Path) -> None:
         artifact, card_path, data_path = _names(target)
-        data = self.model.with_name(self.model.name + ".data")
-        card_draft = self.folder / "card.json"
+        model, card_draft, data = _names(self.folder / target.name)
         card_draft.write_bytes(card.to_bytes(facts))
-        for part in (self.model, card_draft, *([data] if data.exists() else [])):
+        for part in (model, card_draft, *([data] if data.exists() else [])):
             files.sync(part)
         artifact.unlink(missing_ok=True)
         if data.exists():
             data.replace(data_path)
         card_draft.replace(card_path)
-        self.model.replace(artifact)
+        model.replace(artifact)
 
 
 def _names(target: Path) -> tuple[Path, Path, Path]:

@@ -57,8 +57,11 @@ def run(job: Job) -> Outcome:
         checked = gate.check(recipe.gate, facts.figures)
         if stage.must_not_be_slower and recipe.gate.min_speedup is None:
             checked.append(gate.not_slower(facts.figures))
-        card = _card(job, recipe, parent, change, facts, checked, context, files.sha256(draft.model))
         missed = gate.missed(checked)
+        if missed:
+            graph.save(result, draft.rejected_model)
+        written = draft.rejected_model if missed else draft.model
+        card = _card(job, recipe, parent, change, facts, checked, context, files.sha256(written))
         artifact = draft.reject(card) if missed else draft.publish(card)
 
     _tell(job, card, checked)
@@ -131,7 +134,7 @@ def _tell(job: Job, card: Card, checked: list[Checked]) -> None:
     if change["skipped"]:
         told = "; ".join(f"{item['name']} ({item['reason']})" for item in change["skipped"][:3])
         rest = len(change["skipped"]) - 3
-        console.say(f"{job.model}: left alone: {told}" + (f"; {rest} more in the card" if rest > 0 else ""))
+        console.say(f"{job.model}: kept: {told}" + (f"; {rest} more in the card" if rest > 0 else ""))
     missed = gate.missed(checked)
     console.say(f"{job.output}: {change['summary']}; {_gain(card)}")
     for item in missed:

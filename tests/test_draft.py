@@ -35,8 +35,8 @@ def test_a_rejected_artifact_leaves_output_alone(tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     write(output, b"one")
     with Draft(output) as draft:
-        draft.model.write_bytes(b"two")
-        draft.reject(facts(draft.model))
+        draft.rejected_model.write_bytes(b"two")
+        draft.reject(facts(draft.rejected_model))
     assert output.read_bytes() == b"one"
     assert (tmp_path / "out.onnx.rejected").read_bytes() == b"two"
     assert card.read(output)[1] is None

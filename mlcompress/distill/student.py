@@ -72,8 +72,7 @@ def _narrow(teacher: ir.Model, section: StudentSection, seed: int) -> Student:
     if section.weights == "fresh":
         description["left_as_inherited"] = reinitialise(model, seed)
     unexpected = [kept for kept in analysis.frozen if kept.op != "output"]  # a student keeps its outputs
-    skipped = [{"name": kept.node, "reason": f"{kept.op}: {kept.reason}"} for kept in unexpected]
-    return Student(model, description, skipped)
+    return Student(model, description, analysis.left_alone())
 
 
 def _squared_norms(family: Family, model: ir.Model, statistics: set[str]) -> NDArray[np.float64]:

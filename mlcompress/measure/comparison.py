@@ -118,11 +118,11 @@ class Bench:
         return accuracy.evaluate(model, self._data, self._recipe.evaluate, reference=self._before)
 
     def _size(self, model: ir.Model, found: Size) -> dict[str, Any]:
-        batch = self._recipe.measure.batch_size
+        shapes = {name: shape for name, shape in self._feeds.shapes.items() if shape}
         return {
             "params": graph.parameters(model),
             "nonzero": size.nonzeros(model),
-            "macs": graph.macs(model, batch),
+            "macs": graph.macs(model, shapes=shapes),
             "bytes": found.bytes,
             "compressed_bytes": found.compressed_bytes,
         }

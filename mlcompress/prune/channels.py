@@ -101,10 +101,9 @@ def _is_allowed(family: Family, section: PruneSection) -> bool:
 
 
 def _skipped(analysis: Analysis, section: PruneSection) -> list[dict[str, str]]:
-    frozen = [{"name": item.node, "reason": f"{item.op}: {item.reason}"} for item in analysis.frozen]
     inexact = [
         {"name": family.name, "reason": f"{family.reason}; `prune.inexact: allow` removes it all the same"}
         for family in analysis.families
         if not _is_allowed(family, section)
     ]
-    return frozen + inexact
+    return analysis.left_alone() + inexact

@@ -202,7 +202,7 @@ def _float_reasons(
         elif in_domain(node, CONTROL_FLOW):
             reasons[name] = f"layers inside {node.op_type} are left as they are"
         elif in_domain(node, WEIGHTED) and not taken:
-            reason = why(node) or "integers would not be faster here"
+            reason = why(node) or "float: integers would not be faster here"
             reason = "given back to hold the accuracy" if name in returned else reason
             reasons[name] = "`skip` names it" if name in kept else reason
     return reasons

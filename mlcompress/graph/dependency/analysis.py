@@ -41,6 +41,14 @@ class Analysis:
     classes: int
     """Upper bound of class ids."""
 
+    def left_alone(self) -> list[dict[str, str]]:
+        """`name` and `reason` of what keeps its channels, for a card. That outputs do goes without saying."""
+        return [
+            {"name": item.node, "reason": f"{item.op}: {item.reason}"}
+            for item in self.frozen
+            if item.op != "output"
+        ]
+
     def dead(self, dead: Dead) -> NDArray[np.bool_]:
         """Mask over class ids. Raises ValueError for a family or unit that does not exist."""
         known = {family.name: family for family in self.families}
