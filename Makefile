@@ -19,6 +19,8 @@ check: .venv/ready-dev
 
 docs: .venv/ready-dev
 	$(BIN)/mlcompress list --markdown > docs/methods.md
+	$(BIN)/python -c 'from pathlib import Path; from mlcompress import stages; from mlcompress.recipe import reference; \
+	  reference.renew_file(Path("docs/recipes.md"), [stages.find(n).schema for n in (*stages.NAMES, "report")])'
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

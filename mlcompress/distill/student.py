@@ -71,7 +71,6 @@ def _narrow(teacher: ir.Model, section: StudentSection, seed: int) -> Student:
     }
     if section.weights == "fresh":
         description["left_as_inherited"] = reinitialise(model, seed)
-    unexpected = [kept for kept in analysis.frozen if kept.op != "output"]  # a student keeps its outputs
     return Student(model, description, analysis.left_alone())
 
 

@@ -37,9 +37,8 @@ def load(path: Path | str) -> ir.Model:
     except UserError as error:
         raise type(error)(*(_line(path, line) for line in error.lines)) from None
     except Exception:
-        _check_runs(
-            path, path
-        )  # nonsense breaks libraries in many ways; onnxruntime says what is wrong with it
+        # Nonsense breaks libraries in many ways; onnxruntime says what is wrong with it.
+        _check_runs(path, path)
         raise  # what onnxruntime accepts is no nonsense: a bug
     _check_runs(source, path)
     return model

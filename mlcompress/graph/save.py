@@ -27,10 +27,9 @@ def copy(model: ir.Model) -> ir.Model:
             # `value.dtype = ...` writes into the type, which a clone shares with the original.
             value.type = shallow_copy(value.type)
         for name, value in graph.initializers.items():
-            if isinstance(
-                value.const_value, ir.Tensor
-            ):  # renaming a value renames its tensor, so each has its own
-                value.const_value = ir.Tensor(value.const_value.raw, dtype=value.const_value.dtype, name=name)
+            tensor = value.const_value  # renaming a value renames its tensor, so each has its own
+            if isinstance(tensor, ir.Tensor):
+                value.const_value = ir.Tensor(tensor.raw, dtype=tensor.dtype, name=name)
     return made
 
 

@@ -1,6 +1,6 @@
 """The `prune` section of a recipe."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -20,7 +20,7 @@ class Finetune(Section):
     """Train what is left, with `train` settings, to answer as the original did."""
 
     teacher: Literal["original", "none"] = Field("original", description="none: labels only")
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    temperature: Annotated[float, Field(gt=0)] = Field(4.0, description="divides the logits of both")
     soft: Fraction = Field(
         0.9, description="weight of the teacher's answers; labels have the rest, where there are any"
     )
@@ -34,7 +34,9 @@ class PruneSection(Section):
         description="channel: every removable axis (channels, hidden and RNN units), smaller and faster. "
         "element: single weights become zero, which changes neither speed nor plain file size",
     )
-    criterion: criteria.annotation() = criteria.choose("l2")  # type: ignore[valid-type]
+    criterion: criteria.annotation() = Field(  # type: ignore[valid-type]
+        criteria.choose("l2"), description="`mlcompress list criteria`"
+    )
     ratio: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="share of units to remove")
     threshold: Annotated[float, Field(ge=0)] | None = Field(
         None, description="remove units that score below this"
@@ -53,12 +55,11 @@ class PruneSection(Section):
         "refuse", description="allow: also channels behind a normalisation whose statistics change with them"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_amount(cls, value: Any) -> Any:
-        if isinstance(value, dict) and ("ratio" in value) == ("threshold" in value):
+    @model_validator(mode="after")
+    def _one_amount(self) -> "PruneSection":
+        if (self.ratio is None) == (self.threshold is None):
             raise ValueError("say how much to remove: `ratio: 0.5` or `threshold: 0.01`, one of them")
-        return value
+        return self
 
 
 class PruneRecipe(Shared):

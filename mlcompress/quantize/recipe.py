@@ -59,8 +59,12 @@ class Weights(Section):
 class Activations(Section):
     """How the values between layers become integers (static only)."""
 
-    scheme: Annotated[Literal["uint8"], _not_yet("activations")] = "uint8"
-    observer: observers.annotation() = observers.schema("mse")(name="mse")  # type: ignore[valid-type]
+    scheme: Annotated[Literal["uint8"], _not_yet("activations")] = Field(
+        "uint8", description="asymmetric 8 bits"
+    )
+    observer: observers.annotation() = Field(  # type: ignore[valid-type]
+        observers.choose("mse"), description="`mlcompress list observers`"
+    )
     symmetric: Literal[False] = Field(False, description="uint8 has a zero point")
 
 
@@ -103,7 +107,7 @@ class QuantizeSection(Section):
         "several whole graphs; all: every layer that can; {plan: CARD}: as in that card",
     )
     accuracy: Accuracy | None = None
-    target: Annotated[Literal["cpu"], _not_yet("target")] = "cpu"
+    target: Annotated[Literal["cpu"], _not_yet("target")] = Field("cpu", description="whose kernels decide")
 
     @model_validator(mode="before")
     @classmethod

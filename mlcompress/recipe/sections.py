@@ -26,8 +26,8 @@ def named(value: Any) -> Any:
 class Normalize(Section):
     """(x - mean) / std, per channel or one number for all."""
 
-    mean: list[float]
-    std: list[Positive]
+    mean: list[float] = Field(description="one number, or one a channel")
+    std: list[Positive] = Field(description="as mean")
 
 
 class Transform(Section):
@@ -69,12 +69,17 @@ class DataEntry(Section):
 class DataSection(Section):
     """Keys that the other entries leave out come from `train`, unless they name their own `inputs`."""
 
-    train: DataEntry | None = None
+    train: DataEntry | None = Field(
+        None, description="what is trained on; the other entries take from it what they leave out"
+    )
     validation: DataEntry | None = Field(
         None, description="chooses the best epoch; a share of `train` by default"
     )
-    calibration: DataEntry | None = None
-    evaluate: DataEntry | None = None
+    calibration: DataEntry | None = Field(
+        None,
+        description="ranges of activations, batch-norm statistics; a source of its own or samples of `train`",
+    )
+    evaluate: DataEntry | None = Field(None, description="what input and result are judged on")
 
 
 # ---------------------------------------------------------------- train
@@ -86,7 +91,7 @@ class Optimizer(Section):
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Positive = Field(0.05, description="peak learning rate")
     momentum: Fraction = Field(0.9, description="sgd only")
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="not on biases and norms")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="adam and adamw only")
 
 
@@ -118,22 +123,22 @@ class Augment(Section):
 class EarlyStop(Section):
     """Stop when the validation metric has not improved for `patience` epochs."""
 
-    patience: Count = 3
+    patience: Count = Field(3, description="epochs")
 
 
 class Grow(Section):
     """Growing data: begin with a share of the samples and reach all of them after `epochs`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-    start: Fraction = Field(0.25, alias="from")
-    epochs: Count = 3
+    start: Fraction = Field(0.25, alias="from", description="share of the samples in the first epoch")
+    epochs: Count = Field(3, description="until all samples take part")
 
 
 class TrainSection(Section):
     """Training, the same loop in every stage."""
 
     epochs: Count = Field(5, description="of the stage together; iterative steps share them")
-    batch_size: Count = 128
+    batch_size: Count = Field(128, description="samples of one step (times accumulate)")
     optimizer: Annotated[Optimizer, BeforeValidator(named)] = Optimizer()
     schedule: Annotated[Schedule, BeforeValidator(named)] = Schedule()
     augment: list[Augment] = []
@@ -150,7 +155,9 @@ class TrainSection(Section):
     validation: Fraction = Field(
         0.1, description="share of `data.train` held out, where there is no `data.validation`"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: an accelerator where torch finds one"
+    )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0: torch's default")
 
 
@@ -162,7 +169,7 @@ class Evaluate(Section):
 
     metric: Literal["top1", "top5", "f1", "mse", "cosine", "agreement", "snr"] = "top1"
     output: str | None = Field(None, description="model output to judge; the first by default")
-    batch_size: Count = 256
+    batch_size: Count = Field(256, description="samples run at once")
 
     @model_validator(mode="before")
     @classmethod
@@ -185,9 +192,9 @@ class Measure(Section):
     optional: list[str] = Field(
         [], description="providers that may be missing: then they are skipped, and it is said"
     )
-    batch_size: Count = 1
-    threads: Count = 1
-    repeats: Count = 7
+    batch_size: Count = Field(1, description="where the model leaves it open")
+    threads: Count = Field(1, description="threads of one operator")
+    repeats: Count = Field(7, description="each interleaves all models; their spread is the interval")
     shapes: dict[str, list[int]] = Field({}, description="values for dynamic axes: {input: [1, 128]}")
     strict: bool = Field(False, description="fail if any node falls back to another provider")
 
@@ -197,12 +204,12 @@ class Gate(Section):
 
     max_drop: float | None = Field(None, description="metric before minus after")
     max_relative_drop: float | None = Field(None, description="the same as a share of the metric before")
-    min_metric: float | None = None
+    min_metric: float | None = Field(None, description="metric after")
     max_metric: float | None = Field(None, description="for errors such as mse")
     min_speedup: Positive | None = Field(None, description="latency before / after")
     max_latency_ms: Positive | None = Field(None, description="median, in milliseconds")
     max_size_ratio: Positive | None = Field(None, description="bytes after / before")
-    max_bytes: Count | None = None
+    max_bytes: Count | None = Field(None, description="bytes after")
     baseline: str | None = Field(
         None, description="a model file that takes the place of the input as `before`"
     )
@@ -211,14 +218,14 @@ class Gate(Section):
 class Shared(Section):
     """The sections that every stage's recipe has."""
 
-    version: Literal[1] = 1
+    version: Literal[1] = Field(1, description="of the recipe language")
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()
     evaluate: Evaluate = Evaluate()
     measure: Measure = Measure()
     gate: Gate = Gate()
     skip: list[str] = Field([], description='globs on node or tensor names, or an op type: ["fc", "op:Gemm"]')
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of everything random")
 
     def needs(self) -> dict[str, bool]:
         """Data entries that the stage cannot do without, and whether they must have labels."""

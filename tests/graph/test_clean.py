@@ -62,6 +62,23 @@ def test_functions_are_inlined(write: Write) -> None:
     assert not model.functions
 
 
+def test_an_inlined_name_does_not_clash_with_one_of_a_branch(write: Write) -> None:
+    """The function's m becomes a value of the graph, where the branch has its own m: onnxruntime refuses that."""
+    path = write(
+        """net (float[N, 2] x, bool c) => (float[N, 2] y) {
+            h = local.Twice(x)
+            y = If (c) <then_branch = t () => (float[N, 2] m) { m = Neg(h) },
+                        else_branch = e () => (float[N, 2] k) { k = Relu(h) }>
+        }
+        <domain: "local", opset_import: ["" : 18]> Twice (p) => (r) { m = Add(p, p)  r = Relu(m) }""",
+        '<ir_version: 10, opset_import: ["" : 18, "local" : 1]>',
+    )
+    model = graph.load(path)
+    x = np.array([[1, -2]], np.float32)
+    (y,) = run(graph.to_bytes(model), {"x": x, "c": np.array(True)})
+    np.testing.assert_array_equal(y, [[-2, 0]])
+
+
 def test_functions_of_another_opset_are_refused(write: Write) -> None:
     path = write(
         """net (float[N] x) => (float[N] y) { y = local.F(x) }
@@ -161,6 +178,18 @@ def test_names_are_given_and_the_users_kept(write: Write) -> None:
 def test_nodes_are_sorted_when_the_file_is_not(write: Write) -> None:
     model = cleaned(write("net (float[N] x) => (float[N] y) { y = Neg(h)  h = Relu(x) }"), (3,))
     assert ops(model) == ["Relu", "Neg"]
+    onnx.checker.check_model(graph.to_bytes(model))
+
+
+def test_branches_are_sorted_too(write: Write) -> None:
+    path = write(
+        """net (float[N] x, bool c) => (float[N] y) {
+            y = If (c) <then_branch = t () => (float[N] b) { b = Neg(a)  a = Relu(x) },
+                        else_branch = e () => (float[N] d) { d = Exp(x) }>
+        }"""
+    )
+    model = graph.load(path)
+    assert ops(model) == ["If", "Relu", "Neg", "Exp"]
     onnx.checker.check_model(graph.to_bytes(model))
 
 

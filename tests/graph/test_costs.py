@@ -52,6 +52,11 @@ def test_products(write: Write) -> None:
     assert graph.macs(model, batch=2) == 2 * (18 + 16 * 16 * 4)  # 16: other dynamic axes
 
 
+def test_a_transposed_product(write: Write) -> None:
+    path = write("net (float[5, 7] a, float[5, 3] b) => (float[7, 3] y) { y = Gemm<transA = 1>(a, b) }")
+    assert graph.macs(graph.load(path)) == 7 * 3 * 5
+
+
 @pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
 def test_recurrent(write: Write, op: str, gates: int) -> None:
     path = write(

@@ -38,7 +38,9 @@ def test_unaligned_and_packed_data_are_read(write: Write) -> None:
     path = external(write, offset="3")
     data = np.array([1, 2, 3, 4], np.float32).tobytes()
     (path.parent / EXTERNAL_NAME).write_bytes(b"abc" + data)
-    np.testing.assert_array_equal(numbers(graph.load(path), "w"), [[1, 2], [3, 4]])
+    found = numbers(graph.load(path), "w")
+    np.testing.assert_array_equal(found, [[1, 2], [3, 4]])
+    assert found.flags.aligned  # torch needs it
     path = write(
         """net (float[N, 3] x) => (float[N, 1] y) <int4[3, 1] w = {-8, 7, 1}> {
             f = Cast<to = 1>(w)

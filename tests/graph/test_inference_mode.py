@@ -29,6 +29,15 @@ def test_batch_normalization_uses_running_statistics(write: Write) -> None:
     )  # float32 rounding of numbers below 10
 
 
+def test_old_batch_normalization_with_training_outputs(write: Write) -> None:
+    """Before opset 14 the number of outputs says that it trains."""
+    path = write(
+        NORM + "{ y, mm, vv, sm, sv = BatchNormalization(x, s, b, m, v) }",
+        '<ir_version: 7, opset_import: ["" : 9]>',
+    )
+    assert [len(node.outputs) for node in graph.load(path).graph] == [1]
+
+
 def test_batch_statistics_that_are_read_are_refused(write: Write) -> None:
     text = NORM.replace("float[N, 3] y)", "float[N, 3] y, float[3] mm)")
     path = write(text + "{ [bn] y, mm, vv = BatchNormalization<training_mode = 1>(x, s, b, m, v) }")

@@ -96,10 +96,10 @@ def test_a_copy_shares_the_numbers(write: Write) -> None:
 def test_large_models_get_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is lowered: 2 GiB are too much for a test."""
     net = onnx.parser.parse_graph(
-        "net (float[N, 32] x) => (float[N, 32] y) { h = MatMul(x, w)  y = Add(h, b) }"
+        "net (float[N, 32] x) => (float[N, 32] y) { g = MatMul(x, v)  h = MatMul(g, w)  y = Add(h, b) }"
     )
     rng = np.random.default_rng(0)
-    for name, shape in (("w", (32, 32)), ("b", (32,))):
+    for name, shape in (("v", (32, 32)), ("w", (32, 32)), ("b", (32,))):
         net.initializer.append(
             onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
         )
@@ -111,10 +111,11 @@ def test_large_models_get_a_data_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys.modules["mlcompress.graph.save"], "INLINE_LIMIT", 1000)
     out = tmp_path / "out.onnx"
     assert graph.save(model, out) == [out, tmp_path / "out.onnx.data"]
-    assert {t.name: t.data_location for t in onnx.load(out, load_external_data=False).graph.initializer} == {
-        "w": onnx.TensorProto.EXTERNAL,
-        "b": onnx.TensorProto.DEFAULT,
+    offsets = {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data}.get("offset")
+        for tensor in onnx.load(out, load_external_data=False).graph.initializer
     }
+    assert offsets == {"v": "0", "w": "4096", "b": None}  # at pages; small ones stay inside
     feed = {"x": rng.standard_normal((3, 32)).astype(np.float32)}
     np.testing.assert_array_equal(run(out, feed)[0], run(path, feed)[0])
     with pytest.raises(ModelError, match="do not fit one protobuf message"):

@@ -59,7 +59,7 @@ class Recipe(Shared):
 TABLE = """\
 | key | type | default | meaning |
 | --- | --- | --- | --- |
-| `seed` | integer ≥ 0 | `0` |  |
+| `seed` | integer ≥ 0 | `0` | of everything random |
 | `cut` | section | required | What to cut. |
 | `cut.criterion` | `l2`, `taylor`; or `{name: ..., options}` | `{name: taylor, order: 1}` |  |
 | `cut.scope` | `global`, `local` | `global` |  |
