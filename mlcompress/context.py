@@ -1,12 +1,13 @@
 """What a stage is given beside model and recipe, and what it gives back beside the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from mlcompress.data.dataset import Dataset
 
@@ -28,6 +29,8 @@ class Context:
     student: "ir.Model | None" = None
     state_dir: Path | None = None
     """Where training keeps what it needs to resume; removed when the artifact is written."""
+    feed: "Mapping[str, NDArray[Any]] | None" = None
+    """Inputs of one inference, by name, of the shapes that latency is measured at."""
     evaluate: "Callable[[ir.Model], float | None] | None" = None
     latency: "Callable[[list[ir.Model]], list[float]] | None" = None
 

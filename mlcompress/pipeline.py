@@ -47,11 +47,12 @@ def run(job: Job) -> Outcome:
         graph.save(model, draft.before)
         baseline = prepare.baseline(recipe, draft.folder)
         bench = comparison.Bench(job.model, draft.before, recipe, context, baseline)
-        context.state_dir, context.evaluate, context.latency = draft.state, bench.evaluate, bench.latency
+        context.state_dir, context.feed = draft.state, bench.feed
+        context.evaluate, context.latency = bench.evaluate, bench.latency
 
         result, change = stage.run(model, recipe, context)
         graph.save(result, draft.model)
-        graph.verify(draft.model, signature)
+        graph.verify(draft.model, signature, recipe.measure.shapes)
 
         facts = bench.compare(draft.model)
         checked = gate.check(recipe.gate, facts.figures)

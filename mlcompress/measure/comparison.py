@@ -1,11 +1,12 @@
 """Before against after: everything a card says of a model file, measured in one place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from mlcompress import console, graph
 from mlcompress.context import Context
@@ -58,6 +59,11 @@ class Bench:
         self._feeds = feeds.make(graph.signature(self._model), recipe.measure, samples, seed=recipe.seed)
         for skipped in self._providers.skipped:
             console.warn(f"measure.optional: {skipped['reason']}")
+
+    @property
+    def feed(self) -> Mapping[str, NDArray[Any]]:
+        """Inputs of one inference at the shapes that are measured."""
+        return self._feeds.inputs
 
     def evaluate(self, model: ir.Model) -> float | None:
         """The recipe's metric of a graph on the evaluation data; None where there are none."""
