@@ -89,7 +89,7 @@ def _arguments(wish: Job, dry_run: bool) -> list[str]:
         arguments += ["--teacher", str(teacher)]
     if wish.student is not None:
         arguments += ["--student", str(wish.student)]
-    flags = {"--no-code": wish.no_code, "--dry-run": dry_run}
+    flags = {"--no-code": wish.no_code, "--dry-run": dry_run, "--debug": wish.debug}
     return arguments + [flag for flag, on in flags.items() if on]
 
 
@@ -106,8 +106,9 @@ def _run_one(stage: str, model: Path, output: Path, arguments: list[str]) -> Res
 
 
 def _report(result: Result) -> None:
-    tell = console.say if result.exit == Exit.DONE else console.error
     for line in result.messages:
+        is_news = result.exit == Exit.DONE and not line.startswith("warning: ")
+        tell = console.say if is_news else console.error
         tell(line if str(result.model) in line else f"{result.model}: {line}")
 
 

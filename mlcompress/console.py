@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,23 +23,31 @@ def set_quiet(quiet: bool) -> None:
 
 def data(text: str) -> None:
     """What the command was asked for, on stdout."""
-    print(text)
+    _print(text, sys.stdout)
 
 
 def say(text: str) -> None:
     """A message for a person, on stderr."""
     if not _quiet:
-        print(text, file=sys.stderr)
+        _print(text, sys.stderr)
 
 
 def warn(text: str) -> None:
     """Something the user should know although the work goes on."""
-    print(f"warning: {text}", file=sys.stderr)
+    _print(f"warning: {text}", sys.stderr)
 
 
 def error(text: str) -> None:
     """Why the command did not do what was asked: one line."""
-    print(text, file=sys.stderr)
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print at once. A reader that went away (`| head`) is no reason to stop working."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_terminal() -> bool:

@@ -1,19 +1,20 @@
 """An artifact in the making, and how it becomes visible: whole, with its card, or not at all."""
 
 import fcntl
+import os
 import shutil
 from pathlib import Path
 from types import TracebackType
 
 from mlcompress import card, files
-from mlcompress.errors import UsageError
+from mlcompress.errors import UsageError, UserError
 
 
 class Draft:
     """A hidden folder beside OUTPUT where everything is written first.
 
-    On success, and on a user's error, it is removed. When the process is killed or interrupted it stays, so
-    that the same command can resume training from `state`.
+    On success, and on a user's error, it is removed. When anything else ends the process after training has
+    begun, it stays, so that the same command can go on from `state`.
 
     The order of publishing leaves no moment at which OUTPUT is half-written or stands beside a card of
     other bytes: the old OUTPUT goes, the new card comes, the new OUTPUT comes, each in one rename or unlink.
@@ -27,13 +28,17 @@ class Draft:
         self.state = self.folder / "state"
 
     def __enter__(self) -> "Draft":
+        path = self.folder / "lock"
         self.folder.mkdir(exist_ok=True)
-        self._lock = (self.folder / "lock").open("w")
+        self._lock = path.open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(self._lock.fileno()), path.stat())
         except OSError:
+            mine = False
+        if not mine:  # held by another process, or removed by one that has just ended
             self._lock.close()
-            raise UsageError(f"{self.output}: another mlcompress is writing it; wait for that one") from None
+            raise UsageError(f"{self.output}: another mlcompress is writing it; wait for that one")
         for left_over in self.folder.iterdir():
             if left_over.name not in ("lock", self.state.name):
                 left_over.unlink()
@@ -42,8 +47,8 @@ class Draft:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        finished = kind is None or issubclass(kind, Exception)
-        if finished:
+        is_over = kind is None or issubclass(kind, UserError)
+        if is_over or not self.state.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
 

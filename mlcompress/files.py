@@ -12,12 +12,15 @@ _BLOCK = 1 << 20
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` beside `path`, flush it to disk, then rename it over `path`."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -20,6 +20,8 @@ class Job:
     """distill: the graph to train; None derives one from the teacher."""
     no_code: bool = False
     """Refuse Python that a recipe names."""
+    debug: bool = False
+    """Show the traceback of an internal error; batches hand it on."""
 
     @property
     def inputs(self) -> tuple[Path, ...]:

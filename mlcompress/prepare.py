@@ -36,7 +36,8 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
 
     wanted = _entries(recipe)
     opened = {name: attempt(_open, name, wanted, recipe, model, job) for name in wanted}
-    teachers = [attempt(graph.load, path) for path in job.teachers]
+    if job.teachers:
+        problems.append("--teacher: several teachers are not in this version; give one TEACHER")
     student = attempt(graph.load, job.student) if job.student else None
     if "evaluate" not in wanted and gate.needs_metric(recipe.gate):
         problems.append("gate: a limit on the metric needs samples to measure it on; add `data.evaluate`")
@@ -51,7 +52,6 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
         validation=validation,
         calibration=opened.get("calibration"),
         evaluation=opened.get("evaluate"),
-        teachers=[teacher for teacher in teachers if teacher is not None],
         student=student,
     )
 

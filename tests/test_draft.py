@@ -66,6 +66,17 @@ def test_an_interrupt_keeps_the_training_state(tmp_path: Path) -> None:
         assert not draft.model.exists()
 
 
+def test_a_failure_that_is_not_the_users_keeps_the_training_state(tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    with pytest.raises(MemoryError), Draft(output) as draft:
+        draft.state.mkdir()
+        raise MemoryError
+    assert draft.state.exists()
+    with pytest.raises(UsageError), Draft(output):
+        raise UsageError("x")
+    assert not draft.folder.exists()
+
+
 def test_two_writers_of_one_output_are_refused(tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     with Draft(output), pytest.raises(UsageError, match="another mlcompress is writing it"), Draft(output):

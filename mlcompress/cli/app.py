@@ -24,7 +24,7 @@ app = typer.Typer(
     name="mlcompress",
     help="Make a trained ONNX model smaller and faster, and prove it.\n\n"
     "Each verb loads one model, applies one recipe and writes one artifact with a card beside it.",
-    epilog="Exit status: 0 done, 1 a gate failed, 2 could not run, 3 internal error, 130 interrupted.",
+    epilog="Exit status: 0 done, 1 a gate failed, 2 could not run, 3 internal error, 130 or 143 interrupted.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -80,8 +80,6 @@ def _status(arguments: list[str]) -> int:
     except _Terminated:
         console.error("terminated; the same command goes on where training stopped")
         return Exit.TERMINATED
-    except BrokenPipeError:
-        return Exit.DONE
     except Exception as bug:
         return _internal_error(bug, "--debug" in arguments)
 

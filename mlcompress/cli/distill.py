@@ -8,7 +8,7 @@ import typer
 from mlcompress.cli import options, transform
 
 MoreTeachers = Annotated[
-    list[Path], typer.Option("-t", "--teacher", metavar="FILE", help="One more teacher; repeatable.")
+    list[Path], typer.Option("-t", "--teacher", metavar="FILE", help="One more teacher: not in this version.")
 ]
 Student = Annotated[
     Path | None,
@@ -41,7 +41,7 @@ def distill(
     Example: mlcompress distill teacher.onnx -r distill.yaml -o student.onnx
     """
     wish = transform.request(
-        "distill", recipe, overrides, provider, seed, no_code, tuple(more_teachers), student
+        "distill", recipe, overrides, provider, seed, no_code, debug, tuple(more_teachers), student
     )
     return transform.execute(
         wish, teachers, output, output_dir, jobs=jobs, dry_run=dry_run, quiet=quiet, json=json

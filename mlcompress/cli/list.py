@@ -27,7 +27,8 @@ def list_(
         console.data(methods.markdown().rstrip())
         return 0
     if kind not in methods.REGISTRIES:
-        raise UsageError(f"{kind}: not a kind of method; choose one of {', '.join(methods.REGISTRIES)}")
+        problem = "KIND: is missing" if kind is None else f"{kind}: not a kind of method"
+        raise UsageError(f"{problem}; choose one of {', '.join(methods.REGISTRIES)}")
     rows = methods.describe(kind)
     if json:
         import json as json_format

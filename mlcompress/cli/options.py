@@ -1,5 +1,6 @@
 """Options that mean the same after every verb."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -35,3 +36,9 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only warnings, error
 Json = Annotated[bool, typer.Option("--json", help="Print the card on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an internal error.")]
 NoCode = Annotated[bool, typer.Option("--no-code", help="Refuse Python named in a recipe.")]
+
+
+def as_overrides(provider: str | None, seed: int | None) -> list[str]:
+    """`--provider` and `--seed` are short for recipe keys."""
+    short = [f"measure.providers=[{json.dumps(provider)}]"] if provider is not None else []
+    return short + ([f"seed={seed}"] if seed is not None else [])

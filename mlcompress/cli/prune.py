@@ -22,7 +22,7 @@ def prune(
 
     Example: mlcompress prune student.onnx -r prune.yaml --set prune.ratio=0.4 -o pruned.onnx
     """
-    wish = transform.request("prune", recipe, overrides, provider, seed, no_code)
+    wish = transform.request("prune", recipe, overrides, provider, seed, no_code, debug)
     return transform.execute(
         wish, models, output, output_dir, jobs=jobs, dry_run=dry_run, quiet=quiet, json=json
     )

@@ -22,7 +22,7 @@ def quantize(
 
     Example: mlcompress quantize pruned.onnx -r int8.yaml -o int8.onnx
     """
-    wish = transform.request("quantize", recipe, overrides, provider, seed, no_code)
+    wish = transform.request("quantize", recipe, overrides, provider, seed, no_code, debug)
     return transform.execute(
         wish, models, output, output_dir, jobs=jobs, dry_run=dry_run, quiet=quiet, json=json
     )

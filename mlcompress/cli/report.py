@@ -39,8 +39,12 @@ def report(
     from mlcompress import report as reports
 
     console.set_quiet(quiet)
-    short = [f"measure.providers=[{provider}]"] if provider else []
-    short += [f"seed={seed}"] if seed is not None else []
     return reports.run(
-        models, recipe, [*overrides, *short], outputs, measure=measure, json=json, no_code=no_code
+        models,
+        recipe,
+        [*overrides, *options.as_overrides(provider, seed)],
+        outputs,
+        measure=measure,
+        json=json,
+        no_code=no_code,
     )

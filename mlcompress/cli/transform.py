@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mlcompress import console
 from mlcompress.card import to_bytes
+from mlcompress.cli import options
 from mlcompress.errors import UsageError
 from mlcompress.exits import Exit
 from mlcompress.job import Job
@@ -18,13 +19,13 @@ def request(
     provider: str | None,
     seed: int | None,
     no_code: bool,
+    debug: bool,
     teachers: tuple[Path, ...] = (),
     student: Path | None = None,
 ) -> Job:
     """A job that lacks its model and output; `--provider` and `--seed` are short for recipe keys."""
-    short = [f"measure.providers=[{provider}]"] if provider else []
-    short += [f"seed={seed}"] if seed is not None else []
-    return Job(stage, Path(), Path(), recipe, (*overrides, *short), teachers, student, no_code)
+    changes = (*overrides, *options.as_overrides(provider, seed))
+    return Job(stage, Path(), Path(), recipe, changes, teachers, student, no_code, debug)
 
 
 def execute(

@@ -3,7 +3,7 @@
 from mlcompress.graph.clean import clean
 from mlcompress.graph.costs import Layer, layers, macs, parameters
 from mlcompress.graph.load import load
-from mlcompress.graph.names import Matches, no_match, nodes_matching
+from mlcompress.graph.names import Matches, no_match, nodes_matching, skipped_nodes
 from mlcompress.graph.save import copy, save, tensor_bytes, to_bytes
 from mlcompress.graph.shapes import example_feed, example_shapes, infer_shapes
 from mlcompress.graph.signature import Signature, Tensor, signature
@@ -29,6 +29,7 @@ __all__ = [
     "remove_unused",
     "save",
     "signature",
+    "skipped_nodes",
     "tensor_bytes",
     "to_bytes",
     "verify",

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import onnx
 import onnx_ir as ir
 
+from mlcompress.errors import RecipeError
 from mlcompress.graph.structure import nodes
 
 
@@ -86,6 +87,17 @@ def nodes_matching(model: ir.Model, patterns: Sequence[str]) -> Matches:
         if hits:
             found.append(node)
     return Matches(tuple(found), tuple(pattern for pattern in patterns if pattern not in used))
+
+
+def skipped_nodes(model: ir.Model, patterns: Sequence[str]) -> set[str]:
+    """Names of the nodes that the recipe's `skip` selects.
+
+    Raises RecipeError with one line for each pattern that selects nothing.
+    """
+    matches = nodes_matching(model, patterns)
+    if matches.unmatched:
+        raise RecipeError(*(no_match(model, pattern, "skip") for pattern in matches.unmatched))
+    return {str(node.name) for node in matches.nodes}
 
 
 def no_match(model: ir.Model, pattern: str, where: str) -> str:

@@ -17,10 +17,6 @@ from mlcompress.measure.latency import Latency, Ratio
 from mlcompress.measure.size import Size
 from mlcompress.recipe.sections import Shared
 
-ATTEMPTS = 3
-"""How often latency is measured, each time with more repeats, before a gate inside the noise counts as
-missed."""
-
 
 @dataclass(frozen=True)
 class Facts:
@@ -102,21 +98,17 @@ class Bench:
         )
 
     def _timed(self, files: Sequence[Path]) -> list[list[Latency]]:
-        """Latency of all files on each provider; again with more repeats while the gate's limit lies inside
-        the spread."""
-        measure = self._recipe.measure
-        for attempt in range(1, ATTEMPTS + 1):
-            found = latency.compare(
-                files,
-                self._feeds.inputs,
-                measure.model_copy(update={"repeats": measure.repeats * attempt}),
-                providers=self._providers.providers,
-                seed=self._recipe.seed,
-            )
-            groups = [found[i : i + len(files)] for i in range(0, len(found), len(files))]
-            if not _undecided(_gate_ratio(groups[0]), self._recipe.gate.min_speedup):
-                break
-        return groups
+        """Latency of all files on each provider, measured until the gate's limit is decided."""
+        found = latency.decide(
+            files,
+            self._feeds.inputs,
+            self._recipe.measure,
+            lambda times: _gate_ratio(times[: len(files)]),
+            self._recipe.gate.min_speedup,
+            providers=self._providers.providers,
+            seed=self._recipe.seed,
+        )
+        return [found[i : i + len(files)] for i in range(0, len(found), len(files))]
 
     def _metric(self, model: Path | bytes) -> Metric | None:
         if self._data is None:
@@ -172,10 +164,6 @@ def _times(one: Latency) -> dict[str, Any]:
 def _gate_ratio(group: Sequence[Latency]) -> Ratio:
     """After against the gate's baseline where there is one, else against the input."""
     return latency.against(group[1], group[-1]) if len(group) > 2 else group[1].ratio
-
-
-def _undecided(ratio: Ratio, min_speedup: float | None) -> bool:
-    return min_speedup is not None and 1 / ratio.high < min_speedup <= 1 / ratio.low
 
 
 def _figures(sizes: Sequence[Size], metrics: Sequence[Metric | None], times: Sequence[Latency]) -> Figures:

@@ -1,8 +1,8 @@
 """What really ran: kernels, providers and times from onnxruntime's profile of one inference.
 
 `session.get_providers()` is no evidence: it lists the CPU when every node ran on OpenVINO, and OpenVINO for a
-model that ran most of its nodes on the CPU (measurement.md, section 3). Profiling slows a run, so these times
-are for shares between kernels, never for the latency figure.
+model that ran most of its nodes on the CPU. Profiling slows a run, so these times are for shares between
+providers, never for the latency figure.
 """
 
 import json
@@ -17,15 +17,24 @@ from mlcompress.measure import session as sessions
 from mlcompress.measure.providers import CPU, Provider
 from mlcompress.measure.session import Feeds, Model
 
-INTEGER_OPS = frozenset(
-    {
-        *("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearWhere"),
-        *("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean", "QLinearSigmoid"),
-        *("QLinearLeakyRelu", "QLinearSoftmax", "QGemm", "QAttention", "ConvInteger", "MatMulInteger"),
-        *("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits"),
-    }
-)
-"""Kernels of the CPU provider that compute with integers, or with packed integer weights (MatMulNBits)."""
+INTEGER_KERNELS = {
+    "Conv": ("QLinearConv", "ConvInteger"),
+    "Gemm": ("QGemm",),
+    "MatMul": (
+        *("QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
+        *("MatMulNBits", "QOrderedMatMul"),
+    ),
+    "Add": ("QLinearAdd",),
+    "others": (
+        *("QLinearMul", "QLinearConcat", "QLinearWhere", "QLinearAveragePool", "QLinearGlobalAveragePool"),
+        *("QLinearReduceMean", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QAttention", "QMoE"),
+        *("DynamicQuantizeLSTM", "GatherBlockQuantized", "QEmbedLayerNormalization"),
+    ),
+}
+"""Float op -> ops that compute it with integers, or with packed integer weights (MatMulNBits)."""
+INTEGER_OPS = frozenset(op for ops in INTEGER_KERNELS.values() for op in ops)
+_KERNEL = "_kernel_time"
+"""Ending of a kernel's event in the profile."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +53,13 @@ class Executed:
     """Provider -> time in kernels, slowed by profiling."""
     ops: dict[str, int]
     """Op type -> kernels run, over all providers."""
-    op_ms: dict[str, float]
+    names: frozenset[str]
+    """Of the nodes run, as the graph has them where onnxruntime did not fuse."""
 
     @property
     def fallback_nodes(self) -> int:
         """Kernels that ran on another provider than the one asked for."""
         return sum(count for name, count in self.nodes.items() if name != self.provider)
-
-    @property
-    def integer_kernels(self) -> int:
-        """Kernels of `INTEGER_OPS`."""
-        return sum(count for op, count in self.ops.items() if op in INTEGER_OPS)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -100,19 +105,19 @@ def summarise(events: list[dict[str, Any]], ort_name: str) -> Executed:
     nodes: Counter[str] = Counter()
     ops: Counter[str] = Counter()
     kernel_ms: dict[str, float] = defaultdict(float)
-    op_ms: dict[str, float] = defaultdict(float)
+    names: set[str] = set()
     for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time") or event["ts"] < start:
+        if event.get("cat") != "Node" or not event["name"].endswith(_KERNEL) or event["ts"] < start:
             continue
         provider, op = event["args"]["provider"], event["args"]["op_name"]
         nodes[provider] += 1
         ops[op] += 1
         kernel_ms[provider] += event["dur"] / 1000
-        op_ms[op] += event["dur"] / 1000
+        names.add(event["name"].removesuffix(_KERNEL))
     return Executed(
         ort_name,
         dict(sorted(nodes.items())),
         dict(sorted(kernel_ms.items())),
         dict(sorted(ops.items())),
-        dict(sorted(op_ms.items())),
+        frozenset(names),
     )

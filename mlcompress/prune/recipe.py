@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mlcompress.prune.criteria import criteria
-from mlcompress.recipe.sections import Count, Fraction, Section, Shared, named
+from mlcompress.recipe.sections import Count, Fraction, Section, Shared, named, refuse_unused
 
 
 class PruneSchedule(Section):
@@ -14,6 +14,15 @@ class PruneSchedule(Section):
 
     name: Literal["oneshot", "iterative"] = "oneshot"
     steps: Count = Field(5, description="iterative only")
+
+    @model_validator(mode="after")
+    def _own_options(self) -> "PruneSchedule":
+        return refuse_unused(self, {"steps": self.name == "iterative"})
+
+    @property
+    def count(self) -> int:
+        """Steps of this schedule."""
+        return self.steps if self.name == "iterative" else 1
 
 
 class Finetune(Section):
@@ -24,6 +33,10 @@ class Finetune(Section):
     soft: Fraction = Field(
         0.9, description="weight of the teacher's answers; labels have the rest, where there are any"
     )
+
+    @model_validator(mode="after")
+    def _own_options(self) -> "Finetune":
+        return refuse_unused(self, dict.fromkeys(("temperature", "soft"), self.teacher == "original"))
 
 
 class PruneSection(Section):
@@ -59,13 +72,25 @@ class PruneSection(Section):
     def _one_amount(self) -> "PruneSection":
         if (self.ratio is None) == (self.threshold is None):
             raise ValueError("say how much to remove: `ratio: 0.5` or `threshold: 0.01`, one of them")
-        return self
+        if self.threshold is not None and self.schedule.name == "iterative":
+            raise ValueError("a threshold is reached in one step; leave `schedule` out, or give a `ratio`")
+        is_channel = self.granularity == "channel"
+        return refuse_unused(self, {"round_to": is_channel, "inexact": is_channel})
 
 
 class PruneRecipe(Shared):
     """A recipe of `mlcompress prune`."""
 
     prune: PruneSection
+
+    @model_validator(mode="after")
+    def _an_epoch_for_each_step(self) -> "PruneRecipe":
+        steps = self.prune.schedule.count
+        if self.prune.finetune is not None and self.train.epochs < steps:
+            raise ValueError(
+                f"train.epochs: {self.train.epochs} epochs for {steps} pruning steps; give one each"
+            )
+        return self
 
     def needs(self) -> dict[str, bool]:
         """Fine-tuning needs training data, with labels where there is no teacher. Without it calibration

@@ -83,7 +83,7 @@ def _ratios(section: PruneSection) -> list[float | None]:
     """The ratio to have reached after each step; a threshold is one step."""
     if section.ratio is None:
         return [None]
-    steps = section.schedule.steps if section.schedule.name == "iterative" else 1
+    steps = section.schedule.count
     return [section.ratio * step / steps for step in range(1, steps + 1)]
 
 

@@ -5,7 +5,7 @@ number of samples (onnxruntime's own histogram calibrators keep every activation
 224).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,8 @@ import onnxruntime as ort
 from mlcompress import console, graph
 from mlcompress.errors import DataError
 from mlcompress.graph.session import ORT_ERRORS, reason
-from mlcompress.quantize.observers import Range, Seen
+from mlcompress.quantize.observers import Seen
+from mlcompress.quantize.samples import batches, take
 
 if TYPE_CHECKING:
     from mlcompress.data.dataset import Dataset
@@ -27,6 +28,7 @@ BATCH_BYTES = 32 * 2**20
 def observe(model: ir.Model, names: Iterable[str], data: "Dataset") -> dict[str, Seen]:
     """Statistics of the named tensors (graph inputs or node outputs, float32) over all samples of `data`.
 
+    Where a fixed batch is not full, its last sample counts more than once.
     Raises DataError when a tensor holds NaN or infinity, or the model cannot be run on a sample.
     """
     wanted = list(dict.fromkeys(names))
@@ -48,8 +50,7 @@ def _run(
     session: ort.InferenceSession, outputs: list[str], model: ir.Model, data: "Dataset", seen: dict[str, Seen]
 ) -> None:
     with console.progress("calibrate", len(data)) as advance:
-        size, fixed = _batch_size(session, model, data)
-        for batch in data.batches(size, drop_last=fixed):
+        for batch in batches(model, data, _batch_size(session, model, data)):
             arrays = dict(zip(outputs, session.run(outputs, batch.inputs), strict=True)) | batch.inputs
             for name, statistics in seen.items():
                 if not np.isfinite(arrays[name]).all():
@@ -57,12 +58,7 @@ def _run(
                         f"data.calibration: tensor {name!r} holds NaN or infinity; check the transforms"
                     )
                 statistics.update(arrays[name])
-            advance(len(batch.ids))
-
-
-def ranges(seen: dict[str, Seen], observer: Callable[[Seen], Range]) -> dict[str, Range]:
-    """The range that an observer gives to each tensor."""
-    return {name: observer(statistics) for name, statistics in seen.items()}
+            advance(len(np.unique(batch.ids)))
 
 
 def tapped_session(model: ir.Model, names: Iterable[str]) -> ort.InferenceSession:
@@ -77,10 +73,7 @@ def tapped_session(model: ir.Model, names: Iterable[str]) -> ort.InferenceSessio
     return ort.InferenceSession(graph.to_bytes(tapped), options, providers=["CPUExecutionProvider"])
 
 
-def _batch_size(session: ort.InferenceSession, model: ir.Model, data: "Dataset") -> tuple[int, bool]:
-    """Samples that keep the returned activations within BATCH_BYTES; or the file's own size, and True."""
-    first = model.graph.inputs[0].shape
-    if first is not None and len(first) > 0 and isinstance(first[0], int) and first[0] > 0:
-        return int(first[0]), True
-    one = session.run(None, data.take(np.arange(1)).inputs)
-    return int(max(1, min(64, BATCH_BYTES // max(1, sum(array.nbytes for array in one))))), False
+def _batch_size(session: ort.InferenceSession, model: ir.Model, data: "Dataset") -> int:
+    """Samples that keep the returned activations within BATCH_BYTES."""
+    one = session.run(None, take(model, data, 1))
+    return int(max(1, min(64, BATCH_BYTES // max(1, sum(array.nbytes for array in one)))))

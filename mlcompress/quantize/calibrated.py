@@ -1,6 +1,6 @@
 """A float graph made ready, with the ranges of its activations: any placement can be built from it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from mlcompress.quantize.fuse import PER_CHANNEL_OPSET, fold_batch_norm, fold_ge
 from mlcompress.quantize.integer import WEIGHTED, fused_output, lay_out
 from mlcompress.quantize.observers import observers
 from mlcompress.quantize.recipe import QuantizeSection
+from mlcompress.quantize.samples import batches, fixed_batch, take
 from mlcompress.quantize.static import Range, insert_qdq
 from mlcompress.quantize.widen import widen_stems
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 OPSET_TOLERANCE = 1e-4
 """Of the largest output: both graphs are float, and the converter only restates operators."""
 RANKING_SAMPLES = 16
+
+Feed = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,19 @@ class Calibrated:
     def noise(self, names: Sequence[str], data: "Dataset") -> dict[str, float]:
         """Signal-to-noise ratio in dB of each weighted node's output with that node alone as integers."""
         weighted = [n for n in self.base.graph if n.name in set(names) and n.op_type in WEIGHTED]
-        feed = data.take(np.arange(min(RANKING_SAMPLES, len(data)))).inputs
+        some = data.subset(np.arange(min(RANKING_SAMPLES, len(data))))
+        feeds = [batch.inputs for batch in batches(self.base, some, RANKING_SAMPLES)]
         taps = {str(node.name): str(fused_output(node).name) for node in weighted}
         if not taps:
             return {}
         outputs = sorted(set(taps.values()))
-        reference = dict(zip(outputs, tapped_session(self.base, outputs).run(outputs, feed), strict=True))
+        reference = dict(zip(outputs, _run(self.base, outputs, feeds), strict=True))
         found = {}
         for name, tap in taps.items():
             model, _ = self.build([name], "plain")
             made = {value.name for node in model.graph for value in node.outputs}
             output = f"{tap}_dequantized" if f"{tap}_dequantized" in made else tap
-            value = tapped_session(model, [output]).run(None, feed)[0]
-            found[name] = signal_to_noise(reference[tap], value)
+            found[name] = signal_to_noise(reference[tap], _run(model, [output], feeds)[0])
         return found
 
 
@@ -100,12 +103,21 @@ def calibrate(
     seen = observe(raised, [str(value.name) for value in layout.roots], data)
     observer = observers.bind(section.activations.observer)
     ranges = {name: observer(statistics) for name, statistics in seen.items()}
-    sizes = {name: float(statistics.counts.sum()) / len(data) for name, statistics in seen.items()}
+    batch = fixed_batch(raised) or 1
+    samples = -(-len(data) // batch) * batch
+    sizes = {name: float(statistics.counts.sum()) / samples for name, statistics in seen.items()}
     return Calibrated(raised, ranges, sizes, skipped, section.weights.granularity == "per_channel")
 
 
+def _run(model: ir.Model, names: Sequence[str], feeds: Sequence[Feed]) -> list[np.ndarray]:
+    """The named tensors over all feeds, as one flat array each."""
+    session = tapped_session(model, names)
+    runs = [session.run(None, feed) for feed in feeds]
+    return [np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*runs, strict=True)]
+
+
 def _compare(before: ir.Model, after: ir.Model, data: "Dataset") -> None:
-    feed = data.take(np.arange(1)).inputs
+    feed = take(before, data, 1)
     wanted = session(graph.to_bytes(before)).run(None, feed)
     found = session(graph.to_bytes(after)).run(None, feed)
     for one, other in zip(wanted, found, strict=True):

@@ -3,16 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Collection
 
-import numpy as np
 import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.errors import UnsupportedError, shorten
-from mlcompress.quantize.kernels import decoded_at_run_time, missing, profile
+from mlcompress.measure.executed import profile
+from mlcompress.measure.session import Feeds
+from mlcompress.quantize.kernels import decoded_at_run_time, missing
 from mlcompress.quantize.modes import Result, dynamic, static, stored_only
 from mlcompress.quantize.recipe import QuantizeRecipe
-from mlcompress.quantize.refuse import refuse_quantised, skipped_nodes
+from mlcompress.quantize.refuse import refuse_quantised
+from mlcompress.quantize.samples import take
 
 Mode = Callable[[ir.Model, QuantizeRecipe, Context, frozenset[str]], Result]
 MODES: dict[str, Mode] = {
@@ -33,7 +35,7 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
         RecipeError: a `skip` pattern or a plan does not fit the model.
     """
     refuse_quantised(model)
-    kept = skipped_nodes(model, recipe.skip)
+    kept = frozenset(graph.skipped_nodes(model, recipe.skip))
     result = MODES[recipe.quantize.mode](model, recipe, context, kept)
     if not result.integer and not result.stored.forms:
         raise UnsupportedError(
@@ -46,10 +48,10 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
 def _change(model: ir.Model, recipe: QuantizeRecipe, context: Context, result: Result) -> Change:
     section = recipe.quantize
     before, after = len(graph.to_bytes(model)), len(graph.to_bytes(result.model))
-    ran = profile(result.model, _feed(result.model, context))
-    kernels = dict(sorted(Counter(op for _, op in ran).items()))
+    ran = profile(graph.to_bytes(result.model), _feed(model, context))
+    kernels = ran.ops
     warnings = [f"quantize: the file grows from {before} to {after} bytes"] if after >= before else []
-    if unfolded := decoded_at_run_time(result.model, result.stored.forms, ran):
+    if unfolded := decoded_at_run_time(result.model, result.stored.forms, ran.names):
         warnings.append(
             f"quantize: decoded at every run, which is slow: {shorten(unfolded)}; use `storage: plain`"
         )
@@ -94,13 +96,15 @@ def _nodes_named(model: ir.Model, names: Collection[str]) -> list[ir.Node]:
     return [node for node in model.graph if node.name in wanted]
 
 
-def _feed(model: ir.Model, context: Context) -> dict[str, np.ndarray]:
-    """One sample for the profiled run."""
+def _feed(model: ir.Model, context: Context) -> Feeds:
+    """Inputs of the profiled run: those that latency is measured with, else samples, else seeded numbers."""
+    if context.feed is not None:
+        return context.feed
     for data in (context.calibration, context.evaluation, context.train):
         if data is not None and len(data) > 0:
-            return dict(data.take(np.arange(1)).inputs)
+            return take(model, data, 1)
     signature = graph.signature(model)
-    return dict(graph.example_feed(signature, graph.example_shapes(signature)))
+    return graph.example_feed(signature, graph.example_shapes(signature))
 
 
 def _why_nothing(model: ir.Model, result: Result) -> str:

@@ -7,7 +7,32 @@ from pydantic import BaseModel, ValidationError
 
 from mlcompress.recipe.reader import Document, KeyPath
 
-STAGES = ("distill", "prune", "quantize", "share", "factorize", "search", "report")
+STAGES = ("distill", "prune", "quantize", "report")
+
+LATER = frozenset(
+    [
+        "share",
+        "factorize",
+        "search",
+        "model",
+        "target",
+        "storage",
+        "regularize",
+        "pattern",
+        "rounding",
+        "bias_correction",
+        "equalize",
+        "smooth",
+        "classes",
+        "weights",
+        "generations",
+        "sweep",
+        "depth",
+        "factory",
+        "checkpoint",
+    ]
+)
+"""Keys of the recipe language that some version will have, where this one does not know them."""
 
 
 def describe(problem: ValidationError, document: Document, schema: type[BaseModel], source: str) -> list[str]:
@@ -43,6 +68,8 @@ def _unknown_key(path: KeyPath, value: Any, schema: dict[str, Any]) -> str:
     word = str(path[-1])
     if len(path) == 1 and word in STAGES:
         return f"unknown key; this section belongs in the recipe of `mlcompress {word}`"
+    if word in LATER:
+        return "is not in this version; leave it out"
     keys = sorted(_keys_at(path[:-1], value, schema, schema))
     if close := difflib.get_close_matches(word, keys, n=1, cutoff=0.6):
         return f"unknown key; did you mean {close[0]!r}?"

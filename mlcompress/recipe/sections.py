@@ -1,6 +1,6 @@
 """Recipe sections that mean the same in every stage: version, data, train, evaluate, measure, gate, skip."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -13,6 +13,21 @@ class Section(BaseModel):
     """Unknown keys are errors; values are never changed after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def refuse_unused(section: S, used: dict[str, bool]) -> S:
+    """Refuse keys that were set although the other keys leave them without effect.
+
+    Raises:
+        ValueError: one line that names them.
+    """
+    idle = [key for key, is_used in used.items() if not is_used and key in section.model_fields_set]
+    if idle:
+        raise ValueError(f"{' and '.join(idle)} would have no effect here; leave it out")
+    return section
 
 
 def named(value: Any) -> Any:
@@ -89,10 +104,20 @@ class Optimizer(Section):
     """torch.optim's SGD (with Nesterov momentum), Adam or AdamW."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: Positive = Field(0.05, description="peak learning rate")
+    lr: Positive = Field(0.05, description="peak learning rate; 0.001 by default for adam and adamw")
     momentum: Fraction = Field(0.9, description="sgd only")
     weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="not on biases and norms")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="adam and adamw only")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_rate(cls, value: Any) -> Any:
+        adaptive = isinstance(value, dict) and value.get("name") in ("adam", "adamw")
+        return {"lr": 1e-3, **value} if adaptive else value
+
+    @model_validator(mode="after")
+    def _own_options(self) -> "Optimizer":
+        return refuse_unused(self, {"momentum": self.name == "sgd", "betas": self.name != "sgd"})
 
 
 class Schedule(Section):
@@ -104,6 +129,10 @@ class Schedule(Section):
         [0.5, 0.75], description="step: where the rate falls, as shares of all steps"
     )
     gamma: Positive = Field(0.1, description="step: factor at each milestone")
+
+    @model_validator(mode="after")
+    def _own_options(self) -> "Schedule":
+        return refuse_unused(self, dict.fromkeys(("milestones", "gamma"), self.name == "step"))
 
 
 class Augment(Section):
@@ -193,7 +222,7 @@ class Measure(Section):
         [], description="providers that may be missing: then they are skipped, and it is said"
     )
     batch_size: Count = Field(1, description="where the model leaves it open")
-    threads: Count = Field(1, description="threads of one operator")
+    threads: Annotated[int, Field(ge=0)] = Field(1, description="threads of one operator; 0: all cores")
     repeats: Count = Field(7, description="each interleaves all models; their spread is the interval")
     shapes: dict[str, list[int]] = Field({}, description="values for dynamic axes: {input: [1, 128]}")
     strict: bool = Field(False, description="fail if any node falls back to another provider")

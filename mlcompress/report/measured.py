@@ -13,9 +13,6 @@ from mlcompress.measure.latency import Latency
 from mlcompress.report.recipe import ReportRecipe
 from mlcompress.report.rows import Memory, Ratio, Row, Score, Timing
 
-ATTEMPTS = 3
-"""How often latency is measured, with more repeats each time, while the gate's limit lies in the spread."""
-
 
 class Bench:
     """The files of one report on this machine.
@@ -78,20 +75,16 @@ class Bench:
             return self._compared(timed_files(self._rows, self._baseline, Path(folder)))
 
     def _compared(self, paths: Sequence[Path]) -> list[Latency]:
-        measure, limit = self._recipe.measure, self._recipe.gate.min_speedup
-        for attempt in range(1, ATTEMPTS + 1):
-            found = latency.compare(
-                paths,
-                self._feeds,
-                measure.model_copy(update={"repeats": measure.repeats * attempt}),
-                baseline=self._baseline,
-                providers=self._providers.providers,
-                seed=self._recipe.seed,
-            )
-            judged = found[len(paths) - 1].ratio  # the last file on the first provider
-            if limit is None or not 1 / judged.high < limit <= 1 / judged.low:
-                break
-        return found
+        return latency.decide(
+            paths,
+            self._feeds,
+            self._recipe.measure,
+            lambda times: times[len(paths) - 1].ratio,  # the last file on the first provider
+            self._recipe.gate.min_speedup,
+            baseline=self._baseline,
+            providers=self._providers.providers,
+            seed=self._recipe.seed,
+        )
 
     def _timing(self, one: Latency, times: Sequence[Latency]) -> Timing:
         parent = self._rows[one.model].parent

@@ -87,6 +87,18 @@ def test_no_arguments_print_the_help_and_exit_2() -> None:
     assert "Usage:" in done.stderr + done.stdout
 
 
+def test_a_reader_that_goes_away_stops_nothing() -> None:
+    code = (
+        "import os, sys\n"
+        "from mlcompress import console\n"
+        "console.data('one'); console.say('two')\n"
+        "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1); os.dup2(writer, 2)\n"
+        "console.data('three'); console.error('four'); console.data('five')\n"
+        "os._exit(7)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 7
+
+
 def test_an_internal_error_exits_3_and_asks_for_a_report() -> None:
     code = (
         "import mlcompress.methods as m, sys\n"

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from mlcompress import graph
+from mlcompress.errors import RecipeError
 
 Write = Callable[..., Path]
 
@@ -66,3 +67,14 @@ def test_a_pattern_without_a_match_gets_the_nearest_name(model: ir.Model) -> Non
     )
     assert "did you mean 'op:MatMul'?" in graph.no_match(model, "op:Matmul", "skip")
     assert "`mlcompress inspect` lists the names" in graph.no_match(model, "zzzzzz", "skip")
+
+
+def test_skipped_nodes_are_names_and_every_lost_pattern_is_told(model: ir.Model) -> None:
+    assert graph.skipped_nodes(model, ["op:MatMul", "k"]) == {"stage_1", "stage_2", "inner"}
+    assert graph.skipped_nodes(model, []) == set()
+    with pytest.raises(RecipeError) as problem:
+        graph.skipped_nodes(model, ["stage_1", "stge_2", "zzzzzz"])
+    assert [line.split(";")[0] for line in problem.value.lines] == [
+        "skip: 'stge_2' matches no node",
+        "skip: 'zzzzzz' matches no node",
+    ]

@@ -193,7 +193,19 @@ def test_a_missed_gate_keeps_the_result_beside_output(inside: Path) -> None:
     assert task.accuracy(Path("out.onnx.rejected")) > 0
 
 
-@pytest.mark.parametrize("text", ["prune: {}", "prune: {ratio: 0.5, threshold: 0.1}", "prune: {ratio: 1}"])
-def test_wrong_amounts_are_refused(text: str, inside: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prune: {}",
+        "prune: {ratio: 0.5, threshold: 0.1}",
+        "prune: {ratio: 1}",
+        "prune: {threshold: 0.1, schedule: iterative}",
+        "prune: {ratio: 0.5, schedule: {name: oneshot, steps: 3}}",
+        "prune: {ratio: 0.5, granularity: element, round_to: 8}",
+        "prune: {ratio: 0.5, finetune: {teacher: none, temperature: 2}}",
+        "prune: {ratio: 0.5, schedule: {name: iterative, steps: 5}, finetune: {}}",  # 4 epochs
+    ],
+)
+def test_combinations_without_sense_are_refused(text: str, inside: Path) -> None:
     with pytest.raises(UserError):
         prune(text)

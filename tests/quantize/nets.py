@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from mlcompress import graph
 from mlcompress.data.dataset import Dataset, from_arrays
 from mlcompress.graph.session import Level, session
+from mlcompress.measure.executed import profile
 
 Arrays = dict[str, np.ndarray]
 
@@ -118,6 +119,18 @@ def decibels(reference: np.ndarray, other: np.ndarray) -> float:
     """Signal-to-noise ratio."""
     noise = np.sum((reference.astype(np.float64) - other) ** 2)
     return float(10 * np.log10(np.sum(reference.astype(np.float64) ** 2) / noise))
+
+
+def kernels(model: ir.Model, feed: Arrays) -> dict[str, int]:
+    """What onnxruntime runs, by op type."""
+    return profile(graph.to_bytes(model), feed).ops
+
+
+def fix_batch(model: ir.Model, size: int) -> ir.Model:
+    """The model with its first axis, at inputs and outputs, a number."""
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.shape = ir.Shape([size, *value.shape[1:]]) if value.shape is not None else None
+    return model
 
 
 def ops(model: ir.Model) -> list[str]:

@@ -9,10 +9,9 @@ import pytest
 from mlcompress import graph
 from mlcompress.data.dataset import Dataset, from_arrays
 from mlcompress.graph.session import Level
-from mlcompress.quantize.calibrate import observe, ranges
+from mlcompress.quantize.calibrate import observe
 from mlcompress.quantize.fuse import fold_batch_norm, fold_gemm_factors
 from mlcompress.quantize.integer import lay_out, obstacle
-from mlcompress.quantize.kernels import check_integer_kernels
 from mlcompress.quantize.observers import minmax
 from mlcompress.quantize.static import insert_qdq
 from mlcompress.quantize.widen import widen_stems
@@ -33,7 +32,8 @@ def quantised(
     fold_batch_norm(base)
     fold_gemm_factors(base)
     layout = lay_out(base.graph, allowed)
-    found = ranges(observe(base, [str(value.name) for value in layout.roots], data), minmax)
+    seen = observe(base, [str(value.name) for value in layout.roots], data)
+    found = {name: minmax(statistics) for name, statistics in seen.items()}
     made = graph.copy(base)
     insert_qdq(made, lay_out(made.graph, allowed), found, per_channel=per_channel)
     return base, made
@@ -101,7 +101,7 @@ def test_every_kernel_is_an_integer_kernel() -> None:
     data = nets.pictures(32)
     base, made = quantised(nets.residual(), data)
     feed = data.take(np.arange(1)).inputs
-    kernels = check_integer_kernels(made, feed)
+    kernels = nets.kernels(made, feed)
     assert kernels["QLinearConv"] == 3
     assert kernels["QLinearAdd"] == 1
     assert kernels["QLinearGlobalAveragePool"] == 1
@@ -139,7 +139,7 @@ def test_matrix_products_are_integer_with_and_without_fixed_shapes() -> None:
         )
         data = from_arrays({"x": nets.floats(rng, 8, 6, 32)})
         base, made = quantised(model, data)
-        kernels = check_integer_kernels(made, data.take(np.arange(1)).inputs)
+        kernels = nets.kernels(made, data.take(np.arange(1)).inputs)
         assert kernels.get("MatMulInteger", 0) + kernels.get("MatMulIntegerToFloat", 0) == 1, kernels
         assert not {"Gemm", "MatMul", "DequantizeLinear"} & set(kernels)
         feed = data.take(np.arange(1)).inputs
@@ -163,7 +163,7 @@ def test_shared_weights_and_biases() -> None:
     data = from_arrays({"x": nets.floats(rng, 16, 4, 6, 6)})
     base, made = quantised(model, data)
     feed = data.take(np.arange(16)).inputs
-    assert check_integer_kernels(made, data.take(np.arange(1)).inputs)["QLinearConv"] >= 2
+    assert nets.kernels(made, data.take(np.arange(1)).inputs)["QLinearConv"] >= 2
     one, other = nets.outputs(base, feed), nets.outputs(made, feed)
     assert nets.decibels(one[0], other[0]) > 30
     np.testing.assert_array_equal(one[1], other[1])  # the float reader still has the float weight
@@ -214,7 +214,7 @@ def test_convolutions_of_all_kinds(text: str, shape: tuple[int, ...], weight: tu
     base, made = quantised(model, data)
     feed = data.take(np.arange(16)).inputs
     assert nets.decibels(nets.outputs(base, feed)[0], nets.outputs(made, feed)[0]) > 30
-    assert check_integer_kernels(made, data.take(np.arange(1)).inputs)["QLinearConv"] == 1
+    assert nets.kernels(made, data.take(np.arange(1)).inputs)["QLinearConv"] == 1
 
 
 def test_per_channel_beats_per_tensor() -> None:

@@ -135,3 +135,30 @@ def test_transforms_and_augmentations_have_one_key_each() -> None:
     )
     (line,) = problems(path)
     assert line.startswith("r.yaml:5: data.train.transforms.0: one transform per list entry")
+
+
+def test_adaptive_optimizers_have_a_rate_of_their_own() -> None:
+    assert load(None, Recipe, ["train.optimizer=adamw"]).train.optimizer.lr == 1e-3
+    assert load(None, Recipe, ["train.optimizer={name: adam, lr: 0.01}"]).train.optimizer.lr == 0.01
+    assert load(None, Recipe, ["train.optimizer=sgd"]).train.optimizer.lr == 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "idle"),
+    [
+        ("train: {optimizer: {name: adam, momentum: 0.9}}", "momentum"),
+        ("train: {optimizer: {betas: [0.9, 0.99]}}", "betas"),
+        ("train: {schedule: {milestones: [0.5], gamma: 0.1}}", "milestones and gamma"),
+    ],
+)
+def test_a_key_without_effect_is_refused(text: str, idle: str) -> None:
+    (line,) = problems(write("r.yaml", text))
+    assert f"{idle} would have no effect here; leave it out" in line
+
+
+def test_keys_of_later_versions_are_called_so() -> None:
+    path = write("r.yaml", "prune: {target: {macs: 0.5}}\nshare: {}\n")
+    assert set(problems(path)) == {
+        "r.yaml:1: prune.target: is not in this version; leave it out",
+        "r.yaml:2: share: is not in this version; leave it out",
+    }
