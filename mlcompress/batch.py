@@ -14,6 +14,7 @@ from typing import Any
 from mlcompress import card, console
 from mlcompress.errors import UsageError
 from mlcompress.exits import Exit
+from mlcompress.files import is_same
 from mlcompress.job import Job
 
 
@@ -46,16 +47,24 @@ def run(wish: Job, models: Sequence[Path], folder: Path, *, jobs: int, dry_run: 
             ) from None
     arguments = _arguments(wish, dry_run)
 
+    running: set[subprocess.Popen[str]] = set()
+
     def one(pair: tuple[Path, Path]) -> Result:
-        result = _run_one(wish.stage, pair[0], pair[1], arguments)
+        result = _run_one(wish.stage, pair[0], pair[1], arguments, running)
         _report(result)
         return result
 
+    results = []
     with console.progress(wish.stage, len(models)) as advance, ThreadPoolExecutor(jobs) as pool:
-        results = []
-        for result in pool.map(one, zip(models, outputs, strict=True)):
-            results.append(result)
-            advance(1)
+        try:
+            for result in pool.map(one, zip(models, outputs, strict=True)):
+                results.append(result)
+                advance(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()
+            raise
     _summarise(results)
     if json:
         console.data(json_format.dumps([_as_json(result) for result in results], indent=2))
@@ -69,9 +78,7 @@ def _outputs(models: Sequence[Path], folder: Path) -> list[Path]:
         raise UsageError(
             *(f"{path}: two models of the batch would write it; run them apart" for path in twice)
         )
-    same = [
-        output for model, output in zip(models, outputs, strict=True) if output.absolute() == model.absolute()
-    ]
+    same = [output for model, output in zip(models, outputs, strict=True) if is_same(output, model)]
     if same:
         raise UsageError(
             *(f"{path}: would be overwritten by its own result; choose another --output-dir" for path in same)
@@ -93,16 +100,26 @@ def _arguments(wish: Job, dry_run: bool) -> list[str]:
     return arguments + [flag for flag, on in flags.items() if on]
 
 
-def _run_one(stage: str, model: Path, output: Path, arguments: list[str]) -> Result:
+def _run_one(
+    stage: str, model: Path, output: Path, arguments: list[str], running: set["subprocess.Popen[str]"]
+) -> Result:
     command = [sys.executable, "-m", "mlcompress", stage, str(model), "--output", str(output), *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    lines = tuple(line for line in done.stderr.splitlines() if line.strip())
-    if done.returncode < 0:
-        lines = (
-            *lines,
-            f"{model}: the process was ended by signal {-done.returncode}; is there enough memory?",
-        )
-    return Result(model, output, done.returncode, lines)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    running.add(process)
+    _, told = process.communicate()
+    running.discard(process)
+    lines = tuple(line for line in told.splitlines() if line.strip())
+    if process.returncode < 0:
+        ended = f"the process was ended by signal {-process.returncode}; is there enough memory?"
+        lines = (*lines, f"{model}: {ended}")
+    return Result(model, output, process.returncode, lines)
 
 
 def _report(result: Result) -> None:

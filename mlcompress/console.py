@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from mlcompress.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,11 +45,22 @@ def error(text: str) -> None:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Print at once. A reader that went away (`| head`) is no reason to stop working."""
+    """Print at once. A reader that went away (`| head`) is no reason to stop working.
+
+    Raises:
+        UsageError: the stream cannot take it, since a disk is full, say.
+    """
     try:
         print(text, file=stream, flush=True)
+    except UnicodeEncodeError:
+        print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as problem:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise UsageError(
+            f"{stream.name}: cannot be written ({problem.strerror}); redirect it elsewhere"
+        ) from None
 
 
 def _is_terminal() -> bool:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -40,7 +41,9 @@ class Draft:
             self._lock.close()
             raise UsageError(f"{self.output}: another mlcompress is writing it; wait for that one")
         for left_over in self.folder.iterdir():
-            if left_over.name not in ("lock", self.state.name):
+            if left_over.is_dir() and left_over != self.state:
+                shutil.rmtree(left_over)
+            elif left_over not in (path, self.state):
                 left_over.unlink()
         return self
 
@@ -55,8 +58,9 @@ class Draft:
     def publish(self, facts: card.Card) -> Path:
         """Put artifact and card in place; an older rejected one is no longer of interest."""
         self._move(facts, self.output)
-        for stale in _names(self.rejected):
-            stale.unlink(missing_ok=True)
+        with suppress(OSError):  # what is published stays published
+            for stale in _names(self.rejected):
+                stale.unlink(missing_ok=True)
         return self.output
 
     def reject(self, facts: card.Card) -> Path:

@@ -42,23 +42,40 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     """Refuse an output that could not, or should not, be written at the end.
 
     Raises:
-        UsageError: not an .onnx name, one of `inputs`, a folder, or in a folder that is missing or not
-        writable.
+        UsageError: not an .onnx name, one of `inputs`, or not writable because of what is in its place.
     """
     folder = path.parent
     if path.suffix != ".onnx":
-        raise UsageError(f"{path}: only ONNX is written; name it {path.stem}.onnx")
-    if any(path.absolute() == other.absolute() for other in inputs):
+        raise UsageError(f"{path}: only ONNX is written; name it {path.stem or 'model'}.onnx")
+    if any(is_same(path, other) for other in inputs):
         raise UsageError(f"{path}: is read by this command and would be overwritten; choose another output")
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name a file")
+    in_the_way = [place for place in _beside(path) if place.is_dir()]
+    if in_the_way:
+        raise UsageError(
+            *(f"{place}: is a folder where a file would be written; move it" for place in in_the_way)
+        )
     if not folder.is_dir():
         raise UsageError(f"{path}: the folder {folder} does not exist; create it first")
-    probe = folder / f".{path.name}.{os.getpid()}.probe"
+    probe = folder / f".{path.name}.partial" / "probe"
+    made = not probe.parent.exists()
     try:
+        probe.parent.mkdir(exist_ok=True)
         probe.touch()
+        probe.unlink()
+        if made:
+            probe.parent.rmdir()
     except OSError as problem:
         raise UsageError(
-            f"{path}: cannot write to {folder} ({problem.strerror}); choose another folder"
+            f"{path}: cannot be written ({problem.strerror}: {probe.parent}); choose another"
         ) from None
-    probe.unlink(missing_ok=True)
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether two paths name one file, by whatever links and `..` they go."""
+    return path.resolve() == other.resolve()
+
+
+def _beside(path: Path) -> list[Path]:
+    """Every file that publishing or rejecting may write."""
+    rejected = path.with_name(path.name + ".rejected")
+    return [place.with_name(place.name + end) for place in (path, rejected) for end in ("", ".json", ".data")]

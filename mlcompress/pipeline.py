@@ -37,16 +37,16 @@ def run(job: Job) -> Outcome:
     """
     stage = stages.find(job.stage)
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
-    files.check_output(job.output, job.inputs)
+    files.check_output(job.output, [*job.inputs, *prepare.files_named(recipe)])
     model = graph.load(job.model)
     parent = files.sha256(job.model)
     signature = graph.signature(model)
     context = prepare.context(job, recipe, model)
+    baseline = prepare.baseline(recipe, signature)
+    bench = comparison.Bench(job.model, signature, recipe, context)
 
     with Draft(job.output) as draft:
-        graph.save(model, draft.before)
-        baseline = prepare.baseline(recipe, draft.folder)
-        bench = comparison.Bench(job.model, draft.before, recipe, context, baseline)
+        bench.write(model, baseline, draft.folder)
         context.state_dir, context.feed = draft.state, bench.feed
         context.evaluate, context.latency = bench.evaluate, bench.latency
 
@@ -75,6 +75,8 @@ def dry_run(job: Job) -> None:
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
     model = graph.load(job.model)
     context = prepare.context(job, recipe, model)
+    prepare.baseline(recipe, graph.signature(model))
+    comparison.Bench(job.model, graph.signature(model), recipe, context)
     console.say(f"{job.model}: {graph.parameters(model):,} parameters; recipe, model and data fit")
     for name, facts in prepare.used_data(context).items():
         console.say(f"data.{name}: {facts['samples']} samples")
@@ -149,12 +151,13 @@ def _gain(card: Card) -> str:
     before, after = card["size"]["before"], card["size"]["after"]
     parts = [_change("MB", before["bytes"] / 1e6, after["bytes"] / 1e6)]
     for row in card["latency"]:
-        parts.append(
-            f"{row['provider']} {row['before']['p50']:.3g} -> {row['after']['p50']:.3g} ms"
-            f" ({1 / row['ratio']:.2f}x, {row['verdict']})"
-        )
+        gain = "" if row["verdict"] == "no measurable difference" else f"{1 / row['ratio']:.2f}x, "
+        times = f"{row['before']['p50']:.3g} -> {row['after']['p50']:.3g} ms"
+        parts.append(f"{row['provider']} {times} ({gain}{row['verdict']})")
     if metric := card["metric"]:
         parts.append(f"{metric['name']} {_figure(metric['before'])} -> {_figure(metric['after'])}")
+    else:
+        parts.append("accuracy not measured: no data.evaluate")
     if any(entry.get("synthetic") for entry in card["data"].values()):
         parts.append("on SYNTHETIC data")
     return ", ".join(parts)

@@ -10,7 +10,8 @@ from mlcompress import console, gate, graph
 from mlcompress.context import Context
 from mlcompress.data import Dataset, describe, inherit, open_data, split
 from mlcompress.data.keys import sources
-from mlcompress.errors import DataError, RecipeError, UserError
+from mlcompress.errors import DataError, ModelError, RecipeError, UserError
+from mlcompress.graph import Signature
 from mlcompress.job import Job
 from mlcompress.recipe.sections import DataEntry, Shared
 
@@ -39,6 +40,13 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
     if job.teachers:
         problems.append("--teacher: several teachers are not in this version; give one TEACHER")
     student = attempt(graph.load, job.student) if job.student else None
+    outputs = [tensor.name for tensor in graph.signature(model).outputs]
+    if recipe.evaluate.output is not None and recipe.evaluate.output not in outputs:
+        have = ", ".join(outputs)
+        problems.append(f"evaluate.output: no output {recipe.evaluate.output!r}; choose one of {have}")
+    if job.stage != "distill":  # a student is derived whatever `skip` says
+        for pattern in graph.nodes_matching(model, recipe.skip).unmatched:
+            problems.append(graph.no_match(model, pattern, "skip"))
     if "evaluate" not in wanted and gate.needs_metric(recipe.gate):
         problems.append("gate: a limit on the metric needs samples to measure it on; add `data.evaluate`")
     if problems:
@@ -56,13 +64,31 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
     )
 
 
-def baseline(recipe: Shared, folder: Path) -> Path | None:
-    """The gate's baseline, cleaned as the input is, written into `folder`; None if the recipe names none."""
+def baseline(recipe: Shared, signature: Signature) -> ir.Model | None:
+    """The gate's baseline, cleaned as the input is; None if the recipe names none.
+
+    Raises:
+        ModelError: it cannot be loaded, or takes other inputs than the model.
+    """
     if recipe.gate.baseline is None:
         return None
-    cleaned = folder / "baseline.onnx"
-    graph.save(graph.load(Path(recipe.gate.baseline)), cleaned)
-    return cleaned
+    model = graph.load(recipe.gate.baseline)
+    theirs = [(tensor.name, tensor.dtype) for tensor in graph.signature(model).inputs]
+    ours = [(tensor.name, tensor.dtype) for tensor in signature.inputs]
+    if theirs != ours:
+        told = [", ".join(f"{name} {dtype}" for name, dtype in inputs) for inputs in (theirs, ours)]
+        raise ModelError(
+            f"gate.baseline: {recipe.gate.baseline} takes {told[0]}, the model takes {told[1]}; "
+            "name a model of the same task"
+        )
+    return model
+
+
+def files_named(recipe: Shared) -> list[Path]:
+    """Model files that a recipe names, which an output must not replace."""
+    student = getattr(getattr(recipe, "distill", None), "student", None)
+    named = [recipe.gate.baseline, getattr(student, "file", None)]
+    return [Path(name) for name in named if name is not None]
 
 
 def used_data(given: Context) -> dict[str, Any]:

@@ -78,8 +78,13 @@ def _status(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except _Terminated:
-        console.error("terminated; the same command goes on where training stopped")
+        console.error("terminated; if it was training, the same command goes on where it stopped")
         return Exit.TERMINATED
+    except MemoryError:
+        console.error(
+            "memory: not enough; use a smaller measure.batch_size, train.batch_size or measure.shapes"
+        )
+        return Exit.CANNOT_RUN
     except Exception as bug:
         return _internal_error(bug, "--debug" in arguments)
 
@@ -106,9 +111,10 @@ def _internal_error(bug: Exception, debug: bool) -> int:
 
 
 def _interrupted() -> int:
-    console.error("interrupted; the same command goes on where training stopped")
+    console.error("interrupted; if it was training, the same command goes on where it stopped")
     return Exit.INTERRUPTED
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends what cannot be unwound
     raise _Terminated

@@ -8,7 +8,7 @@ import typer
 from mlcompress import console
 from mlcompress.errors import UsageError
 
-_FILES = ("Makefile", "distill.yaml", "prune.yaml", "quantize.yaml", "report.yaml")
+_FILES = ("Makefile", "data.yaml", "distill.yaml", "prune.yaml", "quantize.yaml", "report.yaml")
 
 
 def init(
@@ -32,7 +32,7 @@ def init(
     except OSError as problem:
         raise UsageError(f"{folder}: cannot write here ({problem.strerror}); choose another folder") from None
     console.say(
-        f"{folder}: {', '.join(_FILES)}; put teacher.onnx and the .npz files that distill.yaml names there, "
+        f"{folder}: {', '.join(_FILES)}; put teacher.onnx and the .npz files that data.yaml names there, "
         "then run make"
     )
     return 0

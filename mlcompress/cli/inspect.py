@@ -1,12 +1,15 @@
 """`mlcompress inspect`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlcompress import console
 from mlcompress.cli import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def inspect(
@@ -68,8 +71,6 @@ def _tensor(tensor: Any) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from rich.table import Table
-
     screen = console.table_console()
     macs = "unknown" if facts["macs"] is None else f"{facts['macs']:,}"
     console.data(
@@ -78,18 +79,14 @@ def _print(facts: dict[str, Any]) -> None:
     for side in ("inputs", "outputs"):
         for tensor in facts[side]:
             console.data(f"  {side[:-1]:<6} {tensor['name']}  {tensor['dtype']} {tensor['shape']}")
-    layers = Table(
-        "layer", "op", "weight", "shape", "params", "MACs", title="Layers", title_justify="left", box=None
-    )
+    layers = _table("Layers", "layer", "op", "weight", "shape", "params", "MACs")
     for row in facts["layers"]:
         shape = "x".join(map(str, row["shape"]))
         layers.add_row(
             row["name"], row["op"], row["weight"], shape, f"{row['params']:,}", f"{row['macs'] or 0:,}"
         )
     screen.print(layers)
-    families = Table(
-        "family", "kind", "units", "exact", title="Prunable families", title_justify="left", box=None
-    )
+    families = _table("Prunable families", "family", "kind", "units", "exact")
     for row in facts["families"]:
         families.add_row(row["name"], row["kind"], str(row["units"]), "yes" if row["exact"] else "no")
     screen.print(families)
@@ -99,3 +96,11 @@ def _print(facts: dict[str, Any]) -> None:
         console.data(f"  {line}")
     if not facts["cannot_train"]:
         console.data("  every op can be trained")
+
+
+def _table(title: str, *columns: str) -> "Table":
+    """Names are wrapped, never cut: a recipe needs the whole of them."""
+    from rich.table import Column, Table
+
+    folded = [Column(column, overflow="fold") for column in columns]
+    return Table(*folded, title=title, title_justify="left", box=None)

@@ -41,6 +41,8 @@ def execute(
 ) -> int:
     """Run the job on one model, or on each of several, and give the exit status."""
     console.set_quiet(quiet)
+    if dry_run and json:
+        raise UsageError("--json: a dry run makes no card; leave one of them out")
     if output_dir is not None:
         if output is not None:
             raise UsageError("--output: goes with one MODEL, --output-dir with several; give one of them")
@@ -48,9 +50,7 @@ def execute(
 
         return batch.run(wish, models, output_dir, jobs=jobs, dry_run=dry_run, json=json)
     if len(models) != 1:
-        raise UsageError(
-            f"{models[1]}: {len(models)} models were given; name a folder for the results with --output-dir"
-        )
+        raise UsageError(f"--output: is for one MODEL and {len(models)} were given; use --output-dir DIR")
     if output is None and not dry_run:
         raise UsageError("--output: where to write is missing; add -o FILE.onnx")
     from mlcompress import pipeline

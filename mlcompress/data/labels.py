@@ -57,7 +57,10 @@ def _missing(entry: DataEntry, source: Source, here: str) -> str:
     wanted = (
         f"no array {entry.label!r}" if entry.label is not None else "labels are needed and none are named"
     )
-    return f"{here}: {wanted}; the data has {source.listing()}; write `label: NAME`"
+    unless = (
+        ", or use a metric that needs none, such as agreement" if here.startswith("data.evaluate") else ""
+    )
+    return f"{here}: {wanted}; the data has {source.listing()}; write `label: NAME`{unless}"
 
 
 def _read(source: Source, name: str, counts: set[int], here: str) -> Labels:

@@ -17,12 +17,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from mlcompress.errors import UnsupportedError
-from mlcompress.graph.dependency.settle import settle
 from mlcompress.graph.fold import fold, is_folded
 from mlcompress.graph.inference_mode import set_inference_mode
 from mlcompress.graph.initializers import numbers, set_numbers
 from mlcompress.graph.names import make_unique
 from mlcompress.graph.notes import drop_notes
+from mlcompress.graph.settle import settle
 from mlcompress.graph.signature import known_axis
 from mlcompress.graph.unshare import unshare
 from mlcompress.graph.unused import remove_unused

@@ -80,7 +80,7 @@ def parameters(model: ir.Model) -> int:
 
 
 def macs(model: ir.Model, batch: int = 1, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
-    """Multiply-accumulates of one run (see `macs`), dynamic axes filled in as by `example_shapes`.
+    """Multiply-accumulates of one run, dynamic axes filled in as by `example_shapes`.
 
     Both branches of an If and one pass of a Loop body are counted. A node inside such a body whose shapes
     are unknown until it runs is left out; `layers` shows None for it. Raises ModelError for shapes that do

@@ -21,11 +21,10 @@ import onnxscript.optimizer
 
 from mlcompress.graph.evaluate import evaluate, forecast
 from mlcompress.graph.initializers import initializer
+from mlcompress.graph.session import LARGEST_FOLDED
 from mlcompress.graph.static_axes import known_axes
 from mlcompress.graph.unused import remove_unused
 
-LARGEST_FOLDED = 2**30
-"""Bytes of a result; onnxruntime's own limit for folding at load."""
 _FOLDED = "folded"
 _ROUNDS = 16
 _SMALL = 1024

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -13,9 +14,16 @@ def numbers(value: ir.Value) -> NDArray[Any]:
     return value.const_value.numpy()
 
 
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array of an initializer that no caller can replace; None for all other values and for no value."""
+    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
 def set_numbers(value: ir.Value, array: NDArray[Any]) -> None:
     """Give an initializer `array` (made read-only by a view), and with it its dtype and shape."""
-    view = array.view()
+    view = np.asarray(array).view()
     view.setflags(write=False)
     tensor = ir.tensor(view, name=value.name)
     value.const_value, value.type, value.shape = tensor, ir.TensorType(tensor.dtype), ir.Shape(view.shape)
@@ -27,3 +35,8 @@ def initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     set_numbers(value, array)
     graph.register_initializer(value)
     return value
+
+
+def initializers(model: ir.Model) -> list[ir.Value]:
+    """Those of the graph and of its sub-graphs, in file order."""
+    return [value for graph in model.graphs() for value in graph.initializers.values()]

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.initializers import initializer, set_numbers
+from mlcompress.graph.names import free
+
 
 class Insertion:
     """Names and places for what is added to one graph. Node order in the file is kept topological."""
@@ -12,22 +15,17 @@ class Insertion:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self._first = next(iter(graph), None)
-        self._taken = {value.name for value in graph.inputs} | set(graph.initializers)
+        self._taken = {str(value.name) for value in graph.inputs} | set(graph.initializers)
         for node in graph.all_nodes():
-            self._taken |= {node.name} | {value.name for value in node.outputs}
+            self._taken |= {str(node.name)} | {str(value.name) for value in node.outputs}
             for inner in node.attributes.values():
                 if inner.type == ir.AttributeType.GRAPH:
-                    self._taken |= {value.name for value in inner.as_graph().inputs}
+                    self._taken |= {str(value.name) for value in inner.as_graph().inputs}
                     self._taken |= set(inner.as_graph().initializers)
 
     def fresh(self, name: str) -> str:
         """`name`, or `name_1`, `name_2`... where it is taken; taken from now on."""
-        free, count = name, 0
-        while free in self._taken:
-            count += 1
-            free = f"{name}_{count}"
-        self._taken.add(free)
-        return free
+        return free(name, self._taken)
 
     def release(self, name: str) -> None:
         """Make the name of a removed value free again."""
@@ -35,13 +33,18 @@ class Insertion:
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """A new initializer that holds `array` (scalars stay scalars)."""
-        free = self.fresh(name)
-        tensor = ir.tensor(array, name=free)
-        value = ir.Value(
-            name=free, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
-        )
-        self.graph.register_initializer(value)
-        return value
+        return initializer(self.graph, self.fresh(name), array)
+
+    def set_input(self, node: ir.Node, index: int, array: np.ndarray, name: str) -> None:
+        """Give an input of the node new numbers: in place where nobody else reads them, else as a new
+        initializer called `name`."""
+        old = node.inputs[index] if index < len(node.inputs) else None
+        if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
+            set_numbers(old, array)
+            return
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, self.constant(name, array))
 
     def node(
         self,

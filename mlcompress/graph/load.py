@@ -39,7 +39,8 @@ def load(path: Path | str) -> ir.Model:
     except Exception:
         # Nonsense breaks libraries in many ways; onnxruntime says what is wrong with it.
         _check_runs(path, path)
-        raise  # what onnxruntime accepts is no nonsense: a bug
+        # What it accepts is no nonsense: a bug.
+        raise
     _check_runs(source, path)
     return model
 

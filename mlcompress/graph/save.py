@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from mlcompress import __version__
 from mlcompress.errors import ModelError
+from mlcompress.graph.initializers import initializers
 from mlcompress.graph.structure import subgraphs
 
 INLINE_LIMIT = 2**31 - 2**26
@@ -35,7 +36,7 @@ def copy(model: ir.Model) -> ir.Model:
 
 def tensor_bytes(model: ir.Model) -> int:
     """Bytes of all initializers, those of sub-graphs included."""
-    return sum(value.const_value.nbytes for value in _initializers(model) if value.const_value is not None)
+    return sum(value.const_value.nbytes for value in initializers(model) if value.const_value is not None)
 
 
 def fits_message(model: ir.Model) -> bool:
@@ -73,15 +74,11 @@ def save(model: ir.Model, path: Path | str) -> list[Path]:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _initializers(model: ir.Model) -> list[ir.Value]:
-    return [value for graph in model.graphs() for value in graph.initializers.values()]
-
-
 def _with_data_file(model: ir.Model, data: Path) -> onnx.ModelProto:
     """Write large tensors to `data`; the message refers to them by the file's name."""
     outline = model.clone()
     with data.open("wb") as file:
-        for value in _initializers(outline):
+        for value in initializers(outline):
             tensor = value.const_value
             if tensor is None or tensor.nbytes < _EXTERNAL_FROM or tensor.dtype == ir.DataType.STRING:
                 continue

@@ -7,6 +7,9 @@ import onnxruntime as ort
 
 Level = ort.GraphOptimizationLevel
 
+LARGEST_FOLDED = 2**30
+"""Bytes: onnxruntime does not fold a larger constant at load, but computes it at every inference."""
+
 ORT_ERRORS: tuple[type[Exception], ...] = (
     *(
         kind

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mlcompress import console, graph
 from mlcompress.context import Context
 from mlcompress.gate import Figures
+from mlcompress.graph import Signature
 from mlcompress.measure import accuracy, feeds, latency, memory, providers, size
 from mlcompress.measure.accuracy import Metric
 from mlcompress.measure.latency import Latency, Ratio
@@ -33,28 +34,32 @@ class Facts:
 
 
 class Bench:
-    """One input model, and whatever is compared with it.
+    """One input model, and whatever is compared with it. `write` comes before everything else.
 
     Args:
         original: the file the user named; its bytes are the size before.
-        before: the same model cleaned, which is what onnxruntime is given as `before`.
-        baseline: takes the place of `before` in gates.
+        signature: of the input model.
 
     Raises:
         UnsupportedError: a required provider is missing. DataError: an input has an axis without a length.
     """
 
-    def __init__(
-        self, original: Path, before: Path, recipe: Shared, context: Context, baseline: Path | None = None
-    ):
-        self._original, self._before, self._baseline = original, before, baseline
-        self._recipe, self._data = recipe, context.evaluation
+    def __init__(self, original: Path, signature: Signature, recipe: Shared, context: Context):
+        self._original, self._recipe, self._data = original, recipe, context.evaluation
         self._providers = providers.select(recipe.measure)
         samples = context.evaluation or context.calibration or context.train
-        self._model = graph.load(before)
-        self._feeds = feeds.make(graph.signature(self._model), recipe.measure, samples, seed=recipe.seed)
+        self._feeds = feeds.make(signature, recipe.measure, samples, seed=recipe.seed)
+        self._before, self._baseline = original, cast("Path | None", None)
         for skipped in self._providers.skipped:
             console.warn(f"measure.optional: {skipped['reason']}")
+
+    def write(self, model: ir.Model, baseline: ir.Model | None, folder: Path) -> None:
+        """Put what is compared with into `folder`: the input as it is, cleaned, and the gate's baseline."""
+        self._before = folder / "before.onnx"
+        graph.save(model, self._before)
+        if baseline is not None:
+            self._baseline = folder / "baseline.onnx"
+            graph.save(baseline, self._baseline)
 
     @property
     def feed(self) -> Mapping[str, NDArray[Any]]:
@@ -86,7 +91,7 @@ class Bench:
         times = self._timed(files)
         return Facts(
             size={
-                "before": self._size(self._model, sizes[0]),
+                "before": self._size(graph.load(self._before), sizes[0]),
                 "after": self._size(graph.load(after), sizes[1]),
             },
             metric=_metric_facts(metrics[0], metrics[1]),

@@ -5,6 +5,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from mlcompress import console
@@ -23,6 +24,11 @@ def path() -> Path:
     """The lock file of this user. Only its lock matters: it is empty, and it stays."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     return Path(tempfile.gettempdir()) / f"mlcompress-measure-{user}.lock"
+
+
+@cache
+def _say_once() -> None:
+    console.say(f"waiting for other measurements on this machine to end ({path()} is locked)")
 
 
 @contextmanager
@@ -58,6 +64,6 @@ def _acquire() -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        console.say("waiting for another measurement on this machine to end")
+        _say_once()
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor

@@ -133,6 +133,8 @@ def select(measure: Measure) -> Selection:
                 skipped.append({"name": name, "reason": problem.lines[0].split(": ", 1)[1]})
             else:
                 lines.extend(problem.lines)
+    if not found and not lines:
+        lines.append("measure.providers: none of them runs here; add cpu")
     if lines:
         raise UnsupportedError(*lines)
     return Selection(tuple(found), tuple(skipped))

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.context import Change, Context
-from mlcompress.errors import RecipeError, UnsupportedError
+from mlcompress.errors import UnsupportedError
 from mlcompress.prune import elements
 from mlcompress.prune.channels import Channels
 from mlcompress.prune.recipe import PruneRecipe, PruneSection
@@ -18,10 +18,9 @@ def run(model: ir.Model, recipe: PruneRecipe, context: Context) -> tuple[ir.Mode
     """Prune `model` in place by `recipe.prune`.
 
     Raises:
-        RecipeError: a `skip` pattern matches nothing.
         UnsupportedError: nothing can be pruned, or fine-tuning is asked for and the graph cannot be trained.
     """
-    skip = _skip(model, recipe.skip)
+    skip = {str(node.name) for node in graph.nodes_matching(model, recipe.skip).nodes}
     original = graph.copy(model)
     if recipe.prune.finetune is not None:
         _check_trainable(model)
@@ -164,10 +163,3 @@ def _check_trainable(model: ir.Model) -> None:
         raise UnsupportedError(
             *(f"prune.finetune: {line}; leave `finetune` out to prune without it" for line in lines)
         )
-
-
-def _skip(model: ir.Model, patterns: list[str]) -> set[str]:
-    matches = graph.nodes_matching(model, patterns)
-    if matches.unmatched:
-        raise RecipeError(*(graph.no_match(model, pattern, "skip") for pattern in matches.unmatched))
-    return {str(node.name) for node in matches.nodes}

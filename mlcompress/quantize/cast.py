@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from mlcompress.graph.encodings import LARGEST_FOLDED, Codes, store
+from mlcompress.graph.encodings import Codes, store
+from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
-from mlcompress.quantize.fuse import array_of
+from mlcompress.graph.session import LARGEST_FOLDED
 from mlcompress.quantize.integer import in_domain, output_axis
 from mlcompress.quantize.weights import encode_int8
 
@@ -58,7 +59,7 @@ def store_weights(
     kept = {value for node in keep for value in node.inputs}
     for name in [name for name in model.graph.initializers if name in names]:
         value = model.graph.initializers[name]
-        array = array_of(value)
+        array = constant(value)
         if array is None or array.dtype != np.float32 or array.size < SMALLEST:
             continue
         if form == "int8" and (array.ndim < 2 or not value.uses()):

@@ -6,17 +6,11 @@ import onnx.version_converter
 import onnx_ir as ir
 
 from mlcompress.errors import UnsupportedError
+from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
 
 PER_CHANNEL_OPSET = 13
 """QuantizeLinear and DequantizeLinear have an axis from here on."""
-
-
-def array_of(value: ir.Value | None) -> np.ndarray | None:
-    """The numbers of an initializer of the main graph; None for anything else."""
-    if value is None or value.const_value is None or not value.is_initializer():
-        return None
-    return value.const_value.numpy()
 
 
 def attribute(node: ir.Node, name: str, default: int | float) -> int | float:
@@ -38,14 +32,14 @@ def fold_batch_norm(model: ir.Model) -> list[str]:
         conv = norm.inputs[0].producer() if norm.inputs[0] is not None else None
         if conv is None or not _foldable(conv, norm):
             continue
-        gain, shift, mean, variance = (np.asarray(array_of(value), np.float64) for value in norm.inputs[1:5])
+        gain, shift, mean, variance = (np.asarray(constant(value), np.float64) for value in norm.inputs[1:5])
         factor = gain / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
-        weight = np.asarray(array_of(conv.inputs[1]))
-        bias = array_of(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2] is not None else None
+        weight = np.asarray(constant(conv.inputs[1]))
+        bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2] is not None else None
         scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
         moved = ((0.0 if bias is None else bias) - mean) * factor + shift
-        set_constant(insertion, conv, 1, scaled.astype(weight.dtype), f"{conv.name}.weight")
-        set_constant(insertion, conv, 2, moved.astype(weight.dtype), f"{conv.name}.bias")
+        insertion.set_input(conv, 1, scaled.astype(weight.dtype), f"{conv.name}.weight")
+        insertion.set_input(conv, 2, moved.astype(weight.dtype), f"{conv.name}.bias")
         if norm.outputs[0].is_graph_output():
             _take_output(model.graph, norm.outputs[0], conv.outputs[0])
         ir.convenience.replace_all_uses_with(norm.outputs[0], conv.outputs[0])
@@ -67,11 +61,9 @@ def fold_gemm_factors(model: ir.Model) -> None:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         for name, index in (("alpha", 1), ("beta", 2)):
             factor = attribute(node, name, 1.0)
-            array = array_of(node.inputs[index]) if index < len(node.inputs) else None
+            array = constant(node.inputs[index]) if index < len(node.inputs) else None
             if factor != 1.0 and array is not None:
-                set_constant(
-                    insertion, node, index, (array * factor).astype(array.dtype), f"{node.name}.{name}"
-                )
+                insertion.set_input(node, index, (array * factor).astype(array.dtype), f"{node.name}.{name}")
             if factor != 1.0 and (array is not None or (index == 2 and bias is None)):
                 del node.attributes[name]
     insertion.drop_unread()
@@ -97,18 +89,6 @@ def raise_opset(model: ir.Model, lowest: int) -> ir.Model:
     return raised
 
 
-def set_constant(insertion: Insertion, node: ir.Node, index: int, array: np.ndarray, name: str) -> None:
-    """Give input `index` of the node new numbers: in place where it alone reads them, else in a new
-    initializer."""
-    old = node.inputs[index] if index < len(node.inputs) else None
-    if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
-        old.const_value, old.shape = ir.tensor(array, name=old.name), ir.Shape(array.shape)
-        return
-    if index >= len(node.inputs):
-        node.resize_inputs(index + 1)
-    node.replace_input_with(index, insertion.constant(name, array))
-
-
 def _foldable(conv: ir.Node, norm: ir.Node) -> bool:
     """Conv with constant weight and bias, read by this BatchNormalization alone, all in the main graph."""
     constants = [*conv.inputs[1:3], *norm.inputs[1:5]]
@@ -119,7 +99,7 @@ def _foldable(conv: ir.Node, norm: ir.Node) -> bool:
         and len(conv.outputs[0].uses()) == 1
         and not conv.outputs[0].is_graph_output()
         and not attribute(norm, "training_mode", 0)
-        and all(value is None or array_of(value) is not None for value in constants)
+        and all(value is None or constant(value) is not None for value in constants)
     )
 
 

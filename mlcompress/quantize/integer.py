@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from mlcompress.quantize.fuse import array_of, attribute
+from mlcompress.graph.initializers import constant
+from mlcompress.quantize.fuse import attribute
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 JOINING = ("Add", "Concat", "GlobalAveragePool", "AveragePool")
@@ -34,7 +35,7 @@ class Layout:
 
 def obstacle(node: ir.Node) -> str | None:
     """Why a weighted node must stay float, or None when it can run as integers."""
-    weight = array_of(node.inputs[1])
+    weight = constant(node.inputs[1])
     if node.inputs[0] is None or node.inputs[0].const_value is not None:
         return "its input is a constant"
     if weight is None:
@@ -50,7 +51,7 @@ def obstacle(node: ir.Node) -> str | None:
     if node.op_type == "Gemm" and attribute(node, "transA", 0):
         return "its input is transposed"
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = array_of(node.inputs[2])
+        bias = constant(node.inputs[2])
         if bias is None:
             return "its bias is not a constant"
         if bias.size not in (1, weight.shape[output_axis(node)]):
@@ -123,7 +124,7 @@ def clips_at_zero(node: ir.Node) -> bool:
     """Relu, or Clip whose lower bound is the constant 0."""
     if in_domain(node, ("Relu",)):
         return True
-    low = array_of(node.inputs[1]) if in_domain(node, ("Clip",)) and len(node.inputs) > 1 else None
+    low = constant(node.inputs[1]) if in_domain(node, ("Clip",)) and len(node.inputs) > 1 else None
     return low is not None and low.size == 1 and float(low.ravel()[0]) == 0.0
 
 

@@ -10,12 +10,13 @@ import onnx_ir as ir
 from mlcompress import graph
 from mlcompress.context import Context
 from mlcompress.errors import DataError, UnsupportedError
+from mlcompress.graph.initializers import constant
 from mlcompress.quantize import placement
 from mlcompress.quantize.accuracy import give_back, worst_first
 from mlcompress.quantize.calibrated import Calibrated, calibrate
 from mlcompress.quantize.cast import Stored, store_weights
 from mlcompress.quantize.dynamic import DYNAMIC, dynamic_obstacle, insert_dynamic
-from mlcompress.quantize.fuse import array_of, fold_batch_norm, fold_gemm_factors
+from mlcompress.quantize.fuse import fold_batch_norm, fold_gemm_factors
 from mlcompress.quantize.integer import WEIGHTED, in_domain, lay_out, obstacle
 from mlcompress.quantize.recipe import QuantizeRecipe, Replay
 
@@ -106,7 +107,7 @@ def dynamic(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: fro
 
     # Small matrices first: they save the fewest bytes, and without samples there is nothing better to rank
     # by.
-    by_size = sorted(able, key=lambda node: np.asarray(array_of(node.inputs[1])).size)
+    by_size = sorted(able, key=lambda node: np.asarray(constant(node.inputs[1])).size)
     ranked = [str(node.name) for node in by_size]
     returned, metrics = _hold_accuracy(recipe, context, model, lambda: ranked, lambda names: build(names)[0])
     result, stored = build(returned)

@@ -16,25 +16,33 @@ import onnx_ir as ir
 
 from mlcompress.errors import RecipeError, shorten
 from mlcompress.graph.encodings import encodings
-from mlcompress.quantize.fuse import array_of, attribute
+from mlcompress.graph.initializers import constant
+from mlcompress.quantize.fuse import attribute
 from mlcompress.quantize.integer import WEIGHTED, Layout, lay_out, output_axis
 
-# Microseconds at batch 1, one thread, onnxruntime 1.32.0, AMD EPYC (Zen 5, avx512_vnni), fp32 minus int8,
-# minimum of 90 interleaved blocks; least squares with fixed signs, weighted by 1 / fp32 time, over 64
-# placements of 24 graphs: the Fashion-MNIST ResNet-14 (also 8-, 16- and 64-wide) and MobileNet,
-# MobileNetV2-like nets of half to four times its width with Relu6 or Hardswish, EfficientNet-Lite0 at 64, 128
-# and 224 pixels, MTCNN R-Net, PP-OCR's classifier, strided plain Conv nets, encoders of width 64, 128, 384.
-# Measured / by the rule: ResNet-14 .45 / .35, its MobileNet 1.09 / 1.13, EfficientNet-Lite0 .46 / .52, PP-OCR
-# 1.69 / 1.27, R-Net .94 / 1.01, encoder-384 .33 / .52.
-SAVED_PER_CONV_MEGAMAC = 6.9
-SAVED_PER_PRODUCT_MEGAMAC = 8.7
-COST_PER_CONV = 0.92
-COST_PER_PRODUCT = 1.18
-COST_PER_JOIN = 0.95
-COST_PER_ROUND_TRIP = 0.18
-COST_PER_ROUND_TRIP_KILOELEMENT = 0.17
+MICROSECONDS = {
+    "conv_megamacs": 6.9,
+    "product_megamacs": 8.7,
+    "convs": -0.92,
+    "products": -1.18,
+    "joins": -0.95,
+    "round_trips": -0.18,
+    "round_trip_kiloelements": -0.17,
+}
+"""What one of each quantity saves (or, negative, costs) at batch 1, as integers instead of float.
+
+One thread, onnxruntime 1.32.0, AMD EPYC (Zen 5, avx512_vnni), fp32 minus int8, minimum of 90 interleaved
+blocks; least squares with fixed signs, weighted by 1 / fp32 time, over 64 placements of 24 graphs: the
+Fashion-MNIST ResNet-14 (also 8-, 16- and 64-wide) and MobileNet, MobileNetV2-like nets of half to four times
+its width with Relu6 or Hardswish, EfficientNet-Lite0 at 64, 128 and 224 pixels, MTCNN R-Net, PP-OCR's
+classifier, strided plain Conv nets, encoders of width 64, 128, 384. Measured / by the rule: ResNet-14 .45 /
+.35, its MobileNet 1.09 / 1.13, EfficientNet-Lite0 .46 / .52, PP-OCR 1.69 / 1.27, R-Net .94 / 1.01,
+encoder-384 .33 / .52. `benchmarks/placement_fit.py` fits them anew on nets that it builds.
+"""
 MARGIN = 1.25
 """Savings must exceed costs by this factor; below it the weights are stored as int8 and computed in float."""
+
+PRODUCTS = ("Gemm", "MatMul")
 
 Sizes = Mapping[str, float]
 """Elements per sample of every observed tensor, by name (from the calibration run, so dynamic axes are
@@ -47,9 +55,7 @@ def rules(graph: ir.Graph, allowed: Callable[[ir.Node], bool], sizes: Sizes) -> 
     Each Gemm and MatMul is judged alone, all Convs and what joins them together.
     """
     worth = {node.name for node in lay_out(graph, allowed).nodes if _product_pays(node, sizes)}
-    full = lay_out(
-        graph, lambda node: allowed(node) and (node.op_type not in ("Gemm", "MatMul") or node.name in worth)
-    )
+    full = lay_out(graph, lambda node: allowed(node) and (node.op_type not in PRODUCTS or node.name in worth))
     if _convolutions_pay(full, sizes):
         return _names(full)
     return _names(lay_out(graph, lambda node: node.name in worth))
@@ -63,8 +69,8 @@ def candidates(graph: ir.Graph, allowed: Callable[[ir.Node], bool], sizes: Sizes
         "weighted only": lambda node: node.op_type in WEIGHTED,
         "no depthwise": lambda node: not _is_depthwise(node),
         "no stem": lambda node: not _is_stem(node),
-        "products only": lambda node: node.op_type in ("Gemm", "MatMul"),
-        "convolutions only": lambda node: node.op_type not in ("Gemm", "MatMul"),
+        "products only": lambda node: node.op_type in PRODUCTS,
+        "convolutions only": lambda node: node.op_type not in PRODUCTS,
     }
     for name, test in tests.items():
         choices[name] = _names(lay_out(graph, lambda node, test=test: allowed(node) and test(node)))  # type: ignore[misc]
@@ -121,29 +127,53 @@ def _names(layout: Layout) -> list[str]:
     return [str(node.name) for node in layout.nodes]
 
 
+def quantities(layout: Layout, sizes: Sizes) -> dict[str, float]:
+    """How much of each entry of MICROSECONDS a layout has, at batch 1."""
+    found = dict.fromkeys(MICROSECONDS, 0.0)
+    for node in layout.nodes:
+        if node.op_type == "Conv":
+            found["convs"] += 1
+            if not _is_depthwise(node):  # neither gains nor loses by itself
+                weight = np.asarray(constant(node.inputs[1]))
+                found["conv_megamacs"] += sizes[_result(layout, node)] * weight[0].size / 1e6
+        elif node.op_type in PRODUCTS:
+            found["products"] += 1
+            found["product_megamacs"] += _product_megamacs(node, sizes)
+        else:
+            found["joins"] += 1
+    for value in _round_trips(layout):
+        found["round_trips"] += 1
+        found["round_trip_kiloelements"] += sizes[str(value.name)] / 1e3
+    return found
+
+
 def _product_pays(node: ir.Node, sizes: Sizes) -> bool:
     """A Gemm or MatMul of M x K by K x N saves by its MACs; its input must be quantised."""
-    if node.op_type not in ("Gemm", "MatMul"):
+    if node.op_type not in PRODUCTS:
         return False
-    elements = sizes[str(node.inputs[0].name)] if node.inputs[0] is not None else 0.0
-    macs = elements * np.asarray(array_of(node.inputs[1])).shape[output_axis(node)]
-    cost = COST_PER_PRODUCT + COST_PER_ROUND_TRIP_KILOELEMENT * elements / 1e3
-    return bool(SAVED_PER_PRODUCT_MEGAMAC * macs / 1e6 > MARGIN * cost)
+    saved = MICROSECONDS["product_megamacs"] * _product_megamacs(node, sizes)
+    cost = MICROSECONDS["products"] + MICROSECONDS["round_trip_kiloelements"] * _input_size(node, sizes) / 1e3
+    return saved > MARGIN * -cost
 
 
 def _convolutions_pay(layout: Layout, sizes: Sizes) -> bool:
-    saved = cost = 0.0
-    for node in layout.nodes:
-        if node.op_type == "Conv":
-            weight = np.asarray(array_of(node.inputs[1]))
-            if not _is_depthwise(node):  # neither gains nor loses by itself
-                saved += SAVED_PER_CONV_MEGAMAC * sizes[_result(layout, node)] * weight[0].size / 1e6
-            cost += COST_PER_CONV
-        elif node.op_type not in ("Gemm", "MatMul"):
-            cost += COST_PER_JOIN
-    for value in _round_trips(layout):
-        cost += COST_PER_ROUND_TRIP + COST_PER_ROUND_TRIP_KILOELEMENT * sizes[str(value.name)] / 1e3
-    return saved > MARGIN * cost
+    """Convs and what joins them, together; products have been judged by themselves."""
+    worth = {
+        name: MICROSECONDS[name] * amount
+        for name, amount in quantities(layout, sizes).items()
+        if not name.startswith("product")
+    }
+    saved = worth.pop("conv_megamacs")
+    return saved > MARGIN * -sum(worth.values())
+
+
+def _product_megamacs(node: ir.Node, sizes: Sizes) -> float:
+    columns = np.asarray(constant(node.inputs[1])).shape[output_axis(node)]
+    return float(_input_size(node, sizes) * columns / 1e6)
+
+
+def _input_size(node: ir.Node, sizes: Sizes) -> float:
+    return sizes[str(node.inputs[0].name)] if node.inputs[0] is not None else 0.0
 
 
 def _result(layout: Layout, node: ir.Node) -> str:

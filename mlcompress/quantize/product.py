@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
-from mlcompress.quantize.fuse import array_of
 from mlcompress.quantize.integer import output_axis
 from mlcompress.quantize.weights import channel_scales, to_int8
 
@@ -16,7 +16,7 @@ def integer_matrix(
 ) -> tuple[ir.Value, np.ndarray]:
     """int8 [K, N] as an initializer, and its scales float32 [N] (or a scalar); a transposed Gemm weight is
     turned."""
-    array = np.asarray(array_of(weight))
+    array = np.asarray(constant(weight))
     columns = array.T if output_axis(node) == 0 else array
     scales = channel_scales(columns, (1,) if per_channel else ())
     integers = np.ascontiguousarray(to_int8(columns, scales))

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.initializers import constant, set_numbers
 from mlcompress.graph.insert import Insertion
-from mlcompress.quantize.fuse import array_of
 from mlcompress.quantize.integer import output_axis
 from mlcompress.quantize.weights import BIAS_MAX, channel_scales, to_int8, to_int32
 
@@ -28,7 +28,7 @@ def insert_weights(
             groups.setdefault((node.inputs[1], output_axis(node)), []).append(node)
     chains: list[ir.Node] = []
     for (weight, axis), readers in groups.items():
-        array = np.asarray(array_of(weight))
+        array = np.asarray(constant(weight))
         floor = _bias_floor(array, axis, readers, input_scales)
         if not per_channel:
             floor = floor.max(keepdims=True)
@@ -55,7 +55,7 @@ def _bias_floor(
     shape[axis] = weight.shape[axis]
     floor = np.zeros(shape)
     for node in readers:
-        bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
         if bias is not None:
             needed = np.abs(bias.astype(np.float64)).ravel() / (float(input_scales[node]) * BIAS_MAX)
             floor = np.maximum(floor, np.broadcast_to(needed, weight.shape[axis]).reshape(shape))
@@ -73,8 +73,7 @@ def _weight(
 ) -> ir.Node:
     name, per_channel = str(weight.name), scales.size > 1
     if all(use.node in readers for use in weight.uses()):
-        weight.const_value = ir.tensor(integers, name=name)
-        weight.type = ir.TensorType(ir.DataType.INT8)
+        set_numbers(weight, integers)
         stored = weight
     else:
         stored = insertion.constant(f"{name}_quantized", integers)
@@ -87,11 +86,10 @@ def _weight(
 
 def _bias(insertion: Insertion, node: ir.Node, bias: ir.Value, step: np.ndarray, channels: int) -> ir.Node:
     name, per_channel = str(bias.name), step.size > 1
-    values = np.broadcast_to(np.asarray(array_of(bias)).ravel(), (channels,))
+    values = np.broadcast_to(np.asarray(constant(bias)).ravel(), (channels,))
     integers = to_int32(values, step)
     if len(bias.uses()) == 1 and not bias.is_graph_output():
-        bias.const_value = ir.tensor(integers, name=name)
-        bias.dtype, bias.shape = ir.DataType.INT32, ir.Shape(integers.shape)
+        set_numbers(bias, integers)
         stored = bias
     else:
         stored = insertion.constant(f"{name}_quantized", integers)

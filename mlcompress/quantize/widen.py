@@ -6,8 +6,9 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
-from mlcompress.quantize.fuse import array_of, attribute, set_constant
+from mlcompress.quantize.fuse import attribute
 from mlcompress.quantize.integer import in_domain
 
 MULTIPLE = 4
@@ -28,7 +29,7 @@ def widen_stems(model: ir.Model, names: Collection[str]) -> dict[str, str]:
     for node in list(model.graph):
         if node.name not in names or not in_domain(node, ("Conv",)) or attribute(node, "group", 1) != 1:
             continue
-        weight, value = np.asarray(array_of(node.inputs[1])), node.inputs[0]
+        weight, value = np.asarray(constant(node.inputs[1])), node.inputs[0]
         extra = MULTIPLE - weight.shape[1]
         if extra <= 0 or value is None or weight[:, 0].size * MULTIPLE > LARGEST or _is_shared(node):
             continue
@@ -43,9 +44,7 @@ def widen_stems(model: ir.Model, names: Collection[str]) -> dict[str, str]:
         insertion.after(value, [pad])
         node.replace_input_with(0, pad.outputs[0])
         wide = np.pad(weight, [(0, 0), (0, extra)] + [(0, 0)] * (rank - 2))
-        set_constant(
-            insertion, node, 1, wide, f"{node.inputs[1].name if node.inputs[1] else node.name}_padded"
-        )
+        insertion.set_input(node, 1, wide, f"{node.inputs[1].name if node.inputs[1] else node.name}_padded")
         padded[str(pad.outputs[0].name)] = str(value.name)
     return padded
 

@@ -76,6 +76,7 @@ def _merge(base: Document, over: Document) -> Document:
 
 def _apply(document: Document, override: str) -> None:
     key, equals, text = override.partition("=")
+    override = " ".join(override.split())  # messages are one line
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UsageError(f"--set {override}: not KEY=VALUE; write for example --set prune.ratio=0.4")
@@ -93,7 +94,7 @@ def _apply(document: Document, override: str) -> None:
             place[step] = child if child is not None else {}
         place = place[step]
     last = _step(place, parts[-1], override)
-    place[last] = reader.scalar(text)
+    place[last] = reader.scalar(text, f"--set {override}")
     for stale in [k for k in document.origin if k[: len(path) + 1] == (*path, last)]:
         del document.origin[stale]
     document.origin[(*path, last)] = f"--set {override}"

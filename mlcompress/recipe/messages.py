@@ -60,6 +60,10 @@ def _text(finding: dict[str, Any], path: KeyPath, value: Any, schema: dict[str, 
         )
     if kind == "union_tag_not_found":
         return "needs a `name`; write the method's name, or {name: ..., options}"
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return f"is a section with keys of its own (got {_short(finding['input'])}); write {{key: value}}"
+    if kind == "too_short":
+        return "is empty; name at least one"
     message = str(finding["msg"]).removeprefix("Value error, ")
     return f"{message[:1].lower()}{message[1:]} (got {_short(finding['input'])}); change it"
 

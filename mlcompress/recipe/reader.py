@@ -68,11 +68,14 @@ def read(path: str) -> Document:
         RecipeError: not readable, not UTF-8, not YAML, not a mapping, or using a refused feature.
     """
     try:
-        content = Path(path).read_bytes()
+        if not Path(path).is_file() and Path(path).exists():
+            raise RecipeError(f"{path or '.'}: is not a file; name a recipe")
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as problem:
         raise RecipeError(f"{path}: cannot read the recipe ({problem.strerror}); check the path") from None
     if len(content) > MAX_BYTES:
-        raise RecipeError(f"{path}: {len(content)} bytes is not a recipe; the limit is {MAX_BYTES}")
+        raise RecipeError(f"{path}: more than {MAX_BYTES} bytes; is it a recipe?")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
@@ -99,9 +102,12 @@ def parse(text: str, source: str) -> Document:
     return document
 
 
-def scalar(text: str) -> Any:
+def scalar(text: str, source: str = "--set") -> Any:
     """The value that `text` would have in a recipe; for `--set KEY=VALUE`."""
-    return parse(f"value: {text}", "--set").value.get("value")
+    values = parse(f"value: {text}", source).value
+    if list(values) != ["value"]:
+        raise RecipeError(f"{source}: is more than one value; give each its own --set")
+    return values["value"]
 
 
 def _build(

@@ -7,12 +7,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=0, le=1024)]
 
 
 class Section(BaseModel):
     """Unknown keys are errors; values are never changed after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -187,7 +188,7 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto: an accelerator where torch finds one"
     )
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0: torch's default")
+    threads: Threads = Field(0, description="CPU threads; 0: torch's default")
 
 
 # ---------------------------------------------------------------- evaluate, measure, gate
@@ -221,8 +222,8 @@ class Measure(Section):
     optional: list[str] = Field(
         [], description="providers that may be missing: then they are skipped, and it is said"
     )
-    batch_size: Count = Field(1, description="where the model leaves it open")
-    threads: Annotated[int, Field(ge=0)] = Field(1, description="threads of one operator; 0: all cores")
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = Field(1, description="where the model leaves it open")
+    threads: Threads = Field(1, description="threads of one operator; 0: all cores")
     repeats: Count = Field(7, description="each interleaves all models; their spread is the interval")
     shapes: dict[str, list[int]] = Field({}, description="values for dynamic axes: {input: [1, 128]}")
     strict: bool = Field(False, description="fail if any node falls back to another provider")

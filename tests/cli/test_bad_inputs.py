@@ -70,6 +70,7 @@ def torch_zip() -> None:
 
 
 IMAGE, LABELS = task.samples(64, seed=4)
+OTHER = '<ir_version: 8, opset_import: ["" : 13]> other (float[N, 4] x) => (float[N, 4] y) { y = Relu (x) }'
 PRUNE = "prune: {ratio: 0.5, finetune: {}}\n"
 
 # name, what is broken, arguments (teacher.onnx -r r.yaml -o out.onnx by default), a part of the message
@@ -87,8 +88,21 @@ CASES: list[tuple[str, Callable[[], None], list[str], str]] = [
     ("opset of the future", change(lambda m: setattr(m.opset_import[0], "version", 99)), [], "99"),
     ("duplicate name", change(lambda m: m.graph.node[3].output.__setitem__(0, "r1")), [], "r1"),
     ("no output folder", recipe(PRUNE), ["-o", "nowhere/out.onnx"], "nowhere/out.onnx: the folder nowhere does not exist"),
-    ("output is a folder", lambda: (Path("out.onnx").mkdir(), None)[1], [], "out.onnx: is a folder; name a file"),
+    ("output is a folder", lambda: (Path("out.onnx").mkdir(), None)[1], [], "out.onnx: is a folder where a file would be written"),
     ("output is the input", recipe(PRUNE), ["-o", "teacher.onnx"], "teacher.onnx: "),
+    ("output is the input by another way", lambda: (Path("sub").mkdir(), None)[1], ["-o", "sub/../teacher.onnx"], "is read by this command"),
+    ("output is the input through a link", lambda: Path("link.onnx").symlink_to("teacher.onnx"), ["-o", "link.onnx"], "is read by this command"),
+    ("output is the gate's baseline", recipe(PRUNE + "gate: {baseline: out.onnx, max_drop: 1}\n"), [], "is read by this command"),
+    ("card's place is taken", lambda: (Path("out.onnx.json").mkdir(), None)[1], [], "out.onnx.json: is a folder where a file would be written"),
+    ("draft's place is taken", lambda: (Path(".out.onnx.partial").write_text("x"), None)[1], [], "out.onnx: cannot be written"),
+    ("recipe is a folder", lambda: (Path("d").mkdir(), None)[1], ["-r", "d"], "d: is not a file; name a recipe"),
+    ("recipe without end", recipe(PRUNE), ["-r", "/dev/zero"], "/dev/zero: is not a file; name a recipe"),
+    ("infinite limit", recipe(PRUNE + "gate: {max_size_ratio: 1e400}\n"), [], "r.yaml:4: gate.max_size_ratio: "),
+    ("a hundred thousand threads", recipe(PRUNE + "measure: {threads: 100000}\n".replace("measure", "train")), [], "train.threads: "),
+    ("baseline of another task", lambda: (onnx.save(onnx.parser.parse_model(OTHER), "other.onnx"), _append("r.yaml", PRUNE + "gate: {baseline: other.onnx, max_drop: 1}\n"))[1], [], "gate.baseline: other.onnx takes x float32, the model takes image float32"),
+    ("unknown output to judge", recipe(PRUNE + "evaluate: {output: nope}\n"), [], "evaluate.output: no output 'nope'; choose one of logits"),
+    ("two values in one --set", recipe(PRUNE), ["--set", "prune.ratio=0.4\nfoo: 3"], "is more than one value"),
+    ("more teachers", recipe(""), ["distill", "teacher.onnx", "-t", "teacher.onnx"], "--teacher: several teachers are not in this version"),
     ("output of another format", recipe(PRUNE), ["-o", "out.tflite"], "out.tflite: "),
     ("recipe missing", recipe(PRUNE), ["-r", "no.yaml"], "no.yaml: cannot read the recipe (No such file or directory)"),
     ("recipe is a model", recipe(PRUNE), ["-r", "teacher.onnx"], "teacher.onnx: "),
@@ -135,8 +149,8 @@ def test_bad_input(
     _append("r.yaml", PRUNE)
     breakage()
     before = {path: path.read_bytes() for path in inside.rglob("*") if path.is_file()}
-    command = ["prune"]
-    if not any(word.endswith(".onnx") and i == 0 for i, word in enumerate(arguments)):
+    command = [] if arguments[:1] == ["distill"] else ["prune"]
+    if command and not any(word.endswith(".onnx") and i == 0 for i, word in enumerate(arguments)):
         command.append("teacher.onnx")
     command += arguments
     for flag, value in (("-r", "r.yaml"), ("-o", "out.onnx")):

@@ -66,7 +66,7 @@ def test_version() -> None:
         (["prune", "--nope"], "mlcompress prune: no such option: --nope"),
         (["prun"], "mlcompress: no such command 'prun'"),
         (["prune", "a.onnx"], "--output: where to write is missing; add -o FILE.onnx"),
-        (["prune", "a.onnx", "b.onnx", "-o", "c.onnx"], "b.onnx: 2 models were given; name a folder"),
+        (["prune", "a.onnx", "b.onnx", "-o", "c.onnx"], "--output: is for one MODEL and 2 were given"),
         (["prune", "a.onnx", "-o", "c.onnx", "--output-dir", "d"], "--output: goes with one MODEL"),
         (["list", "colours"], "colours: not a kind of method; choose one of"),
         (["schema", "paint"], "paint: not a stage; choose one of"),

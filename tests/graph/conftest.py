@@ -18,10 +18,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / name
         proto = onnx.parser.parse_model(header + dedent(graph))
         for tensor in proto.graph.initializer:
-            if tensor.data_type in (
-                onnx.TensorProto.INT4,
-                onnx.TensorProto.UINT4,
-            ):  # the parser does not pack them
+            # The parser does not pack these.
+            if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
                 values = list(tensor.int32_data)
                 tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, values))
         path.write_bytes(proto.SerializeToString())

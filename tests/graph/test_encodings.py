@@ -11,6 +11,7 @@ import pytest
 
 from mlcompress import graph
 from mlcompress.graph.encodings import Codes, encodings, store
+from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
 
 TEXT = """
@@ -111,6 +112,43 @@ def test_misuse_is_an_error() -> None:
         store(insertion, model.graph.inputs[0], codes("int8"), "int8")
     with pytest.raises(ValueError, match="needs a scale"):
         store(insertion, model.graph.initializers["w"], codes("plain"), "int8")
+
+
+def test_numbers_of_an_input_are_replaced_for_its_reader_alone() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 18]>
+    g (float[2] x) => (float[2] y, float[2] z) <float[2] w = {1, 2}, float one = {1}> {
+        y = Add (x, w)
+        k = Mul (x, w)
+        z = Add (k, one)
+    }
+    """
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    add, multiply, last = model.graph
+    insertion = Insertion(model.graph)
+    insertion.set_input(add, 1, np.array([3, 4], np.float32), "w")
+    insertion.set_input(last, 1, np.array([5, 6], np.float32), "unused")
+    found = {name: constant(value) for name, value in model.graph.initializers.items()}
+    expected = {"w": [1, 2], "w_1": [3, 4], "one": [5, 6]}
+    assert {name: array.tolist() for name, array in found.items() if array is not None} == expected
+    assert [node.inputs[1].name for node in (add, multiply, last)] == ["w_1", "w", "one"]
+    assert model.graph.initializers["one"].shape == (2,)
+
+
+def test_constants_are_what_nobody_can_replace() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 18]>
+    g (float[2] x, float[2] v) => (float[2] y) <float[2] v = {1, 2}, float[2] w = {3, 4}> {
+        k = Add (x, v)
+        y = Add (k, w)
+    }
+    """
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    first, second = model.graph
+    assert constant(first.inputs[1]) is None  # an input with a default
+    assert constant(second.inputs[0]) is None
+    assert constant(None) is None
+    np.testing.assert_array_equal(constant(second.inputs[1]), [3, 4])
 
 
 def test_fresh_names_avoid_nodes_values_and_sub_graphs() -> None:

@@ -102,7 +102,7 @@ def test_if_with_a_known_condition_becomes_its_branch(write: Write) -> None:
     ids=["int4", "codebook", "packed", "relative", "fp16"],
 )  # fmt: skip
 def test_stored_forms_decode_to_plain_weights(write: Write, stored: str, chain: str) -> None:
-    """What earlier stages write (reference/storage.md): later ones must see the weight under its name."""
+    """What earlier stages write: later ones must see the weight under its name."""
     path = write(
         f"net (float[N, 2] x) => (float[N, 3] y) <{stored}> {{ {chain}  y = MatMul(x, d) }}",
         '<ir_version: 10, opset_import: ["" : 21]>',

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from mlcompress import pipeline
-from mlcompress.errors import RecipeError, UserError
+from mlcompress.errors import UserError
 from mlcompress.exits import Exit
 from mlcompress.job import Job
 from tests import task
@@ -70,7 +70,7 @@ def test_skip_leaves_the_output_of_a_node_alone(original: dict[str, np.ndarray])
 
 
 def test_a_skip_that_matches_nothing_is_a_mistake(inside: Path) -> None:
-    with pytest.raises(RecipeError, match=r"skip: '/tob' matches no node; did you mean '/top'\?"):
+    with pytest.raises(UserError, match=r"skip: '/tob' matches no node; did you mean '/top'\?"):
         prune("prune: {ratio: 0.5}\nskip: ['/tob']")
     assert not Path("out.onnx").exists()
 

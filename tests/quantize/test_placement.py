@@ -8,6 +8,7 @@ import pytest
 from mlcompress.errors import RecipeError
 from mlcompress.quantize import placement
 from mlcompress.quantize.calibrated import Calibrated, calibrate
+from mlcompress.quantize.integer import lay_out
 from mlcompress.quantize.recipe import QuantizeSection
 from tests.quantize import nets
 
@@ -40,6 +41,23 @@ def test_float_activations_in_between_cost_round_trips() -> None:
     relu, swish = ready(wide(24, "Relu")), ready(wide(24, "HardSwish"))
     assert len(placement.rules(relu.base.graph, relu.allowed, relu.sizes)) == 3
     assert placement.rules(swish.base.graph, swish.allowed, swish.sizes) == []
+
+
+def test_quantities_are_counted_by_hand() -> None:
+    """Two 3x3 convolutions to 16 channels of 8 x 8, a depthwise one on 4 x 4, mean, sum and a product."""
+    found = ready(nets.residual())
+    layout = lay_out(found.base.graph, found.allowed)
+    assert placement.quantities(layout, found.sizes) == pytest.approx(
+        {
+            "conv_megamacs": (16 * 64 * 9 + 16 * 64 * 16 * 9) / 1e6,
+            "product_megamacs": 16 * 4 / 1e6,
+            "convs": 3,
+            "products": 1,
+            "joins": 2,
+            "round_trips": 1,
+            "round_trip_kiloelements": 0.064,
+        }
+    )
 
 
 def test_skipped_nodes_are_never_chosen() -> None:

@@ -1,15 +1,13 @@
 """Channel dependency: which channels, heads and hidden units of a graph can go, and what goes with them."""
 
 from mlcompress.graph.dependency.analysis import Analysis, Dead, analyse
-from mlcompress.graph.dependency.families import Consumer, Family, Member
+from mlcompress.graph.dependency.families import Family, Member
 from mlcompress.graph.dependency.mask import mask
 from mlcompress.graph.dependency.remove import remove, shapes_after
-from mlcompress.graph.dependency.settle import settle
 from mlcompress.graph.dependency.trace import Frozen
 
 __all__ = [
     "Analysis",
-    "Consumer",
     "Dead",
     "Family",
     "Frozen",
@@ -17,6 +15,5 @@ __all__ = [
     "analyse",
     "mask",
     "remove",
-    "settle",
     "shapes_after",
 ]

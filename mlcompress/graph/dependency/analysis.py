@@ -20,8 +20,9 @@ from mlcompress.graph.dependency import (
 )
 from mlcompress.graph.dependency.atoms import Axis
 from mlcompress.graph.dependency.families import Family, build
-from mlcompress.graph.dependency.rules import RULES, key
+from mlcompress.graph.dependency.rules import RULES
 from mlcompress.graph.dependency.trace import Frozen, Trace, Use
+from mlcompress.graph.operands import key
 
 Dead = Mapping[str, NDArray[np.integer]]
 """Family name -> ids of the units to remove."""

@@ -7,8 +7,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mlcompress.graph.dependency.atoms import Axis
-from mlcompress.graph.dependency.shapes import pieces
+from mlcompress.graph.initializers import constant, set_numbers
 from mlcompress.graph.insert import Insertion
+from mlcompress.graph.shape_arguments import pieces
 
 Mask = NDArray[np.bool_]
 
@@ -56,17 +57,10 @@ class Cut:
         return any(self.live(value, axis) is not None for axis in range(self.rank(value)))
 
     def set_input(self, node: ir.Node, index: int, array: np.ndarray) -> None:
-        """Give an input new constant numbers: in place when nobody else reads them, else as a new value."""
+        """Give an input new constant numbers (see `Insertion.set_input`)."""
         old = node.inputs[index] if index < len(node.inputs) else None
-        if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
-            _overwrite(old, array)
-            return
         stem = f"{node.name}_{node.op_type}" if old is None or not old.name else old.name
-        if index >= len(node.inputs):
-            node.resize_inputs(index + 1)
-        node.replace_input_with(index, self._insertion.constant(stem, array))
-        if old is not None and old.is_initializer() and not old.uses() and not old.is_graph_output():
-            del self._graph.initializers[old.name or ""]
+        self._insertion.set_input(node, index, array, stem)
 
     def set_elements(self, node: ir.Node, index: int, changes: Mapping[int, int | None]) -> None:
         """Replace positive entries of a shape argument (None: leave alone); computed ones stay computed."""
@@ -116,9 +110,9 @@ class Cut:
 
 def _replaced(piece: ir.Value, changes: Mapping[int, int | None]) -> np.ndarray | None:
     """New numbers of one constant piece of a shape argument; None when it stays as it is."""
-    if piece.const_value is None:
+    old = constant(piece)
+    if old is None:
         return None
-    old: np.ndarray = piece.const_value.numpy()
     new = old.copy()
     for place, length in changes.items():
         if length is not None and 0 <= place < len(new) and new[place] > 0:
@@ -126,14 +120,9 @@ def _replaced(piece: ir.Value, changes: Mapping[int, int | None]) -> np.ndarray 
     return None if np.array_equal(new, old) else new
 
 
-def _overwrite(value: ir.Value, array: np.ndarray) -> None:
-    tensor = ir.tensor(array, dtype=value.dtype, name=value.name)
-    value.const_value, value.shape = tensor, ir.Shape(array.shape)
-
-
 def shorten(value: ir.Value, array: np.ndarray, masks: Sequence[Mask | None]) -> None:
     """Keep the live elements of an initializer that holds `array`: a fresh tensor under the same name."""
     for axis, mask in enumerate(masks):
         if mask is not None:
             array = np.compress(mask, array, axis=axis)
-    _overwrite(value, np.ascontiguousarray(array))
+    set_numbers(value, np.ascontiguousarray(array))

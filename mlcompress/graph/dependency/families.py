@@ -21,24 +21,7 @@ class Member:
     index: Ids
     """[units, k] positions on the axis."""
     reads: bool
-    """The axis is summed over: these are weights of a consumer."""
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """A node that sums over the units."""
-
-    node: str
-    op: str
-    tensor: str | None
-    """The weight, None where two activations are multiplied; `axis` and `index` as in Member."""
-    axis: int
-    index: Ids | None
-    value: str | None
-    """The activation that carries the units into the node, None for the state of a recurrent layer."""
-    value_axis: int
-    value_index: Ids | None
-    """[units, k] positions on that axis."""
+    """The axis is summed over: these weights read the units."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +34,7 @@ class Family:
     """channel (made or read by a convolution), head, or hidden (rows of Gemm and MatMul, recurrent units)."""
     units: int
     members: tuple[Member, ...]
-    """Everything that goes, in graph order; weights of consumers included."""
-    consumers: tuple[Consumer, ...]
-    producers: tuple[str, ...]
-    """Nodes whose output axis the units are."""
+    """Everything that goes, in graph order; weights that sum over the units included."""
     soft: bool
     """Removal is not exactly equal to masking, by `reason`."""
     reason: str
@@ -160,19 +140,6 @@ def _family(
     members = tuple(
         Member(s.name, s.axis, at, (s.name, s.axis) in read) for s, at in index.items() if s.weight
     )
-    consumers = tuple(
-        Consumer(
-            use.node,
-            use.op,
-            use.tensor,
-            use.axis,
-            None if use.tensor is None else places.get((use.tensor, use.axis)),
-            use.value,
-            use.value_axis,
-            None if use.value is None else places.get((use.value, use.value_axis)),
-        )
-        for use in readers
-    )
     conv = any(use.op in CONVOLUTIONS for use in (*readers, *makers))
     first = next(((use.tensor, use.axis) for use in makers), (members[0].tensor, members[0].axis))
     reason = next((classes.soft[number] for number in ids.tolist() if number in classes.soft), "")
@@ -184,8 +151,6 @@ def _family(
         kind=kind,
         units=len(ids),
         members=members,
-        consumers=consumers,
-        producers=tuple(dict.fromkeys(use.node for use in makers)),
         soft=bool(reason),
         reason=reason,
         conv=conv,

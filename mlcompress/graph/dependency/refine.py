@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlcompress.graph.dependency.shapes import Size
+from mlcompress.graph.shape_arguments import Size
 
 
 @dataclass(frozen=True)

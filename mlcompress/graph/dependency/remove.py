@@ -5,7 +5,8 @@ import onnx_ir as ir
 
 from mlcompress.graph.dependency.analysis import Analysis, Dead
 from mlcompress.graph.dependency.cut import Cut, shorten
-from mlcompress.graph.dependency.rules import REWRITES, key
+from mlcompress.graph.dependency.rules import REWRITES
+from mlcompress.graph.operands import key
 
 
 def remove(model: ir.Model, analysis: Analysis, dead: Dead) -> dict[str, int]:

@@ -5,9 +5,9 @@ from enum import Enum, auto
 
 import onnx_ir as ir
 
-from mlcompress.graph.dependency.rules import axis_of
 from mlcompress.graph.dependency.rules_axes import named_axes
-from mlcompress.graph.dependency.rules_select import slice_ranges
+from mlcompress.graph.operands import axis_of
+from mlcompress.graph.shape_arguments import slice_ranges
 
 FAR = 8
 """Nodes to look ahead; attention needs five."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from mlcompress.errors import ModelError
 from mlcompress.graph.dependency.cut import Cut
 from mlcompress.graph.dependency.trace import Trace
 
@@ -43,26 +42,3 @@ def rewrite(*ops: str) -> Callable[[Rewrite], Rewrite]:
         return function
 
     return register
-
-
-def key(node: ir.Node) -> str:
-    """Name of a node's op in the tables."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-
-
-def axis_of(number: int, rank: int) -> int:
-    """A possibly negative axis number as an index."""
-    return number + rank if number < 0 else number
-
-
-def operand(node: ir.Node, index: int) -> ir.Value:
-    """An input that the op requires. Raises ModelError when the file leaves it out."""
-    value = optional(node, index)
-    if value is None:
-        raise ModelError(f"{node.name}: {node.op_type} lacks its input {index}; repair the file")
-    return value
-
-
-def optional(node: ir.Node, index: int) -> ir.Value | None:
-    """An input that may be absent."""
-    return node.inputs[index] if index < len(node.inputs) else None

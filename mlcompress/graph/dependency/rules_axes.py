@@ -5,10 +5,10 @@ import onnx_ir as ir
 
 from mlcompress.graph.dependency.atoms import Axis
 from mlcompress.graph.dependency.cut import Cut
-from mlcompress.graph.dependency.rules import axis_of, operand, optional, rewrite, rule
-from mlcompress.graph.dependency.rules_select import slice_ranges
-from mlcompress.graph.dependency.shapes import Size, elements, integers
+from mlcompress.graph.dependency.rules import rewrite, rule
 from mlcompress.graph.dependency.trace import Trace
+from mlcompress.graph.operands import axis_of, operand, optional
+from mlcompress.graph.shape_arguments import Size, elements, integers, slice_ranges
 
 
 @rule("Transpose")
@@ -87,19 +87,14 @@ def constant_of_shape(node: ir.Node, trace: Trace) -> None:
     trace.set(node.outputs[0], [trace.atoms.fresh(length or 0, virtual=True) for length in target])
 
 
-@rewrite("Expand")
-def expand_target(node: ir.Node, cut: Cut) -> None:
-    """The target shape, aligned at its end."""
-    offset = cut.rank(node.outputs[0]) - _vector_length(operand(node, 1))
-    lengths = {axis - offset: cut.length(node.outputs[0], axis) for axis in range(cut.rank(node.outputs[0]))}
-    cut.set_elements(node, 1, lengths)
-
-
-@rewrite("ConstantOfShape")
-def constant_target(node: ir.Node, cut: Cut) -> None:
-    """The target shape."""
-    out = node.outputs[0]
-    cut.set_elements(node, 0, {axis: cut.length(out, axis) for axis in range(cut.rank(out))})
+@rewrite("Reshape", "Expand", "ConstantOfShape")
+def target_shape(node: ir.Node, cut: Cut) -> None:
+    """Positive entries of the target, which that of Expand aligns at its end; 0 and -1 follow by
+    themselves."""
+    out, place = node.outputs[0], 0 if node.op_type == "ConstantOfShape" else 1
+    offset = cut.rank(out) - _vector_length(operand(node, place)) if node.op_type == "Expand" else 0
+    lengths = {axis - offset: cut.length(out, axis) for axis in range(cut.rank(out))}
+    cut.set_elements(node, place, lengths)
 
 
 def _vector_length(value: ir.Value) -> int:

@@ -5,9 +5,11 @@ import onnx_ir as ir
 
 from mlcompress.graph.dependency.atoms import Axis
 from mlcompress.graph.dependency.cut import Cut
-from mlcompress.graph.dependency.rules import axis_of, operand, optional, rewrite, rule
-from mlcompress.graph.dependency.shapes import constant, elements, integers
+from mlcompress.graph.dependency.rules import rewrite, rule
 from mlcompress.graph.dependency.trace import Trace
+from mlcompress.graph.initializers import constant
+from mlcompress.graph.operands import axis_of, operand, optional
+from mlcompress.graph.shape_arguments import elements, integers
 
 MIXES = "mixes the elements of this axis"
 

@@ -2,8 +2,9 @@
 
 import onnx_ir as ir
 
-from mlcompress.graph.dependency.rules import axis_of, operand, optional, rule
+from mlcompress.graph.dependency.rules import rule
 from mlcompress.graph.dependency.trace import Trace
+from mlcompress.graph.operands import axis_of, operand, optional
 
 UNARY = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp

@@ -3,9 +3,10 @@
 import onnx_ir as ir
 
 from mlcompress.graph.dependency.atoms import Axis
-from mlcompress.graph.dependency.rules import operand, optional, rule
-from mlcompress.graph.dependency.shapes import Size
+from mlcompress.graph.dependency.rules import rule
 from mlcompress.graph.dependency.trace import Trace
+from mlcompress.graph.operands import operand, optional
+from mlcompress.graph.shape_arguments import Size
 
 
 @rule("Gemm")

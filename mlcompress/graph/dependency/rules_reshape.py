@@ -6,12 +6,12 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress.graph.dependency.atoms import Axis
-from mlcompress.graph.dependency.cut import Cut
 from mlcompress.graph.dependency.refine import Factor, refine, target_sizes
 from mlcompress.graph.dependency.roles import Role, roles
-from mlcompress.graph.dependency.rules import axis_of, operand, rewrite, rule
-from mlcompress.graph.dependency.shapes import Size, elements, product
+from mlcompress.graph.dependency.rules import rule
 from mlcompress.graph.dependency.trace import Trace
+from mlcompress.graph.operands import axis_of, operand
+from mlcompress.graph.shape_arguments import Size, elements, product
 
 
 @rule("Reshape")
@@ -33,13 +33,6 @@ def reshape(node: ir.Node, trace: Trace) -> None:
             trace.keep(node, [result[axis]], "its target is computed at run time")
             result[axis] = None
     trace.set(out, result)
-
-
-@rewrite("Reshape")
-def reshape_target(node: ir.Node, cut: Cut) -> None:
-    """Positive entries; 0 and -1 follow by themselves."""
-    out = node.outputs[0]
-    cut.set_elements(node, 1, {axis: cut.length(out, axis) for axis in range(cut.rank(out))})
 
 
 @rule("Flatten")

@@ -4,8 +4,9 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress.graph.dependency.cut import Cut
-from mlcompress.graph.dependency.rules import operand, optional, rewrite, rule
+from mlcompress.graph.dependency.rules import rewrite, rule
 from mlcompress.graph.dependency.trace import Trace
+from mlcompress.graph.operands import operand, optional
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

@@ -7,9 +7,11 @@ import onnx_ir as ir
 
 from mlcompress.graph.dependency.atoms import Axis
 from mlcompress.graph.dependency.cut import Cut
-from mlcompress.graph.dependency.rules import axis_of, operand, optional, rewrite, rule
-from mlcompress.graph.dependency.shapes import constant, integers
+from mlcompress.graph.dependency.rules import rewrite, rule
 from mlcompress.graph.dependency.trace import Trace
+from mlcompress.graph.initializers import constant
+from mlcompress.graph.operands import axis_of, operand, optional
+from mlcompress.graph.shape_arguments import integers, slice_ranges
 
 
 @rule("Concat")
@@ -92,22 +94,6 @@ def split_sizes(node: ir.Node, cut: Cut) -> None:
         return
     node.attributes.pop("num_outputs", None)
     cut.set_input(node, 1, np.array(sizes, dtype=np.int64))
-
-
-def slice_ranges(node: ir.Node) -> list[tuple[int, int, int, int]] | None:
-    """(axis, start, stop, step) as written; None when computed at run time."""
-    if "starts" in node.attributes:
-        starts, stops = list(node.attributes["starts"].as_ints()), list(node.attributes["ends"].as_ints())
-        axes = node.attributes.get_ints("axes", None)
-        steps = None
-    else:
-        given = [integers(optional(node, index)) for index in range(1, 5)]
-        absent = [optional(node, index) is None for index in range(1, 5)]
-        if any(numbers is None and not missing for numbers, missing in zip(given, absent, strict=True)):
-            return None
-        starts, stops, axes, steps = given[0] or [], given[1] or [], given[2], given[3]
-    axes = list(range(len(starts))) if axes is None else list(axes)
-    return list(zip(axes, starts, stops, steps or [1] * len(starts), strict=True))
 
 
 @rule("Slice")

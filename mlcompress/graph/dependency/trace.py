@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress.graph.dependency.atoms import Atoms, Axis, Classes, Ids
-from mlcompress.graph.dependency.shapes import Size
+from mlcompress.graph.shape_arguments import Size
 
 
 @dataclass(frozen=True)

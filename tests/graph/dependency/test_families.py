@@ -25,12 +25,6 @@ def test_residual_family_holds_everything_that_goes_together() -> None:
         ("w0", 0, False), ("s0", 0, False), ("b0", 0, False), ("m0", 0, False), ("v0_var", 0, False),
         ("w1", 0, False), ("w1", 1, True), ("bias1", 0, False), ("fc", 1, True),
     ]  # fmt: skip
-    assert [(c.node, c.tensor, c.axis, c.value, c.value_axis) for c in family.consumers] == [
-        (family.consumers[0].node, "w1", 1, "c", 1),
-        (family.consumers[1].node, "fc", 1, "h", 1),
-    ]
-    assert [c.op for c in family.consumers] == ["Conv", "Gemm"]
-    assert len(family.producers) == 2
 
 
 def test_slices_are_the_weights_of_each_unit() -> None:
@@ -71,8 +65,9 @@ def test_heads_are_units_of_fused_and_separate_attention() -> None:
     (made,) = [m.index for m in fused["wqkv"].members if m.tensor == "wqkv"]
     np.testing.assert_array_equal(made[1], [4, 5, 6, 7, 20, 21, 22, 23, 36, 37, 38, 39])
     apart = families(nets_time.attention(False))
-    assert [(f.kind, f.units, f.producers) for f in apart.values()] == [("head", 4, apart["wq"].producers)]
-    assert len(apart["wq"].producers) == 3
+    assert [(f.kind, f.units) for f in apart.values()] == [("head", 4)]
+    (read,) = [m.index for m in apart["wq"].members if m.tensor == "wo"]
+    np.testing.assert_array_equal(read, np.arange(16).reshape(4, 4))
 
 
 def test_recurrent_units_run_over_all_gates_and_directions() -> None:
@@ -108,11 +103,3 @@ def test_parts_of_one_weight_are_families_of_their_own() -> None:
     assert sorted(f.units for name, f in found.items() if name.startswith("w1")) == [3, 5]
     assert sorted(f.units for name, f in found.items() if name.startswith("w2")) == [1, 3, 4, 4]
     assert {"w2", "w2[1]", "w2[2]", "w2[3]"} <= set(found)
-
-
-def test_consumers_say_where_the_units_arrive() -> None:
-    found = families(nets_time.attention(False))
-    consumers = found["wq"].consumers
-    (out,) = [c for c in consumers if c.tensor == "wo"]
-    np.testing.assert_array_equal(out.index, np.arange(16).reshape(4, 4))
-    np.testing.assert_array_equal(out.value_index, out.index)

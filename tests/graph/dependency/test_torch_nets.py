@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mlcompress import graph
 from mlcompress.graph import dependency
+from mlcompress.graph.settle import settle
 from tests.graph.dependency.oracle import check, numbers
 
 
@@ -156,7 +157,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def load(path: Path) -> ir.Model:
     model = graph.load(path)
-    dependency.settle(model)
+    settle(model)
     return model
 
 

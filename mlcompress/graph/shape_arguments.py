@@ -5,15 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.initializers import constant
+from mlcompress.graph.operands import optional
+
 Size = int | str | None
 """A static length, the name of a symbolic one, or None when nothing is known."""
-
-
-def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The numbers of an initializer that the caller cannot replace."""
-    if value is None or value.const_value is None or value.is_graph_input():
-        return None
-    return value.const_value.numpy()
 
 
 def elements(value: ir.Value | None) -> list[int | None] | None:
@@ -49,6 +45,22 @@ def integers(value: ir.Value | None) -> list[int] | None:
     """A constant integer vector (or scalar) as a list; None when it is computed at run time or absent."""
     numbers = constant(value)
     return None if numbers is None else [int(number) for number in np.asarray(numbers).reshape(-1)]
+
+
+def slice_ranges(node: ir.Node) -> list[tuple[int, int, int, int]] | None:
+    """(axis, start, stop, step) as written; None when computed at run time."""
+    if "starts" in node.attributes:
+        starts, stops = list(node.attributes["starts"].as_ints()), list(node.attributes["ends"].as_ints())
+        axes = node.attributes.get_ints("axes", None)
+        steps = None
+    else:
+        given = [integers(optional(node, index)) for index in range(1, 5)]
+        absent = [optional(node, index) is None for index in range(1, 5)]
+        if any(numbers is None and not missing for numbers, missing in zip(given, absent, strict=True)):
+            return None
+        starts, stops, axes, steps = given[0] or [], given[1] or [], given[2], given[3]
+    axes = list(range(len(starts))) if axes is None else list(axes)
+    return list(zip(axes, starts, stops, steps or [1] * len(starts), strict=True))
 
 
 def product(sizes: Sequence[Size]) -> Size:

@@ -7,11 +7,12 @@ constants, with 0 or -1 for the batch, they let shapes be inferred further on an
 import numpy as np
 import onnx_ir as ir
 
-from mlcompress.graph.dependency.lengths import Vectors, declared, evaluate
-from mlcompress.graph.dependency.rules import optional
-from mlcompress.graph.dependency.shapes import Size, constant
 from mlcompress.graph.fold import fold
+from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
+from mlcompress.graph.lengths import Vectors, declared, evaluate
+from mlcompress.graph.operands import optional
+from mlcompress.graph.shape_arguments import Size
 from mlcompress.graph.shapes import infer_shapes
 from mlcompress.graph.unused import remove_unused
 

@@ -5,13 +5,14 @@ import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.graph import dependency
+from mlcompress.graph.settle import settle
 from tests.graph.dependency.oracle import HEAD, inputs, net, run
 
 
 def settled(model: ir.Model) -> ir.Model:
     """A settled copy whose outputs are bit-equal at two batch sizes."""
     other = graph.copy(model)
-    dependency.settle(other)
+    settle(other)
     for batch in (1, 3):
         feeds = inputs(model, batch)
         for one, two in zip(run(model, feeds), run(other, feeds), strict=True):
@@ -74,7 +75,7 @@ def test_two_dynamic_axes_stay_computed() -> None:
     )
     constants = {"first": np.array([0]), "second": np.array([1]), "four": np.array([4])}
     model = net(text, {}, **constants)
-    dependency.settle(model)
+    settle(model)
     assert "Concat" in ops(model)
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     np.testing.assert_array_equal(run(model, {"x": x})[0], x.reshape(3, 2, 4))
@@ -118,5 +119,5 @@ def test_a_length_used_as_a_number_is_folded() -> None:
 def test_a_settled_graph_is_left_alone() -> None:
     model = net(HEAD + "(float[N,3] x) => (float[N,4] y) { a = MatMul(x, w)\n y = Relu(a) }", {"w": (3, 4)})
     before = graph.to_bytes(model)
-    dependency.settle(model)
+    settle(model)
     assert graph.to_bytes(model) == before

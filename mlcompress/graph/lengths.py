@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from mlcompress.graph.dependency.rules import key, optional
-from mlcompress.graph.dependency.rules_select import slice_ranges
-from mlcompress.graph.dependency.shapes import Size, constant, integers
+from mlcompress.graph.initializers import constant
+from mlcompress.graph.operands import key, optional
+from mlcompress.graph.shape_arguments import Size, integers, slice_ranges
 
 Vectors = dict[str, list[Size]]
 """Value name -> entries; a scalar has one."""
