@@ -5,7 +5,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 from mlcompress import console
@@ -24,11 +23,6 @@ def path() -> Path:
     """The lock file of this user. Only its lock matters: it is empty, and it stays."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     return Path(tempfile.gettempdir()) / f"mlcompress-measure-{user}.lock"
-
-
-@cache
-def _say_once() -> None:
-    console.say(f"waiting for other measurements on this machine to end ({path()} is locked)")
 
 
 @contextmanager
@@ -64,6 +58,6 @@ def _acquire() -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _say_once()
+        console.say(f"waiting for other measurements on this machine to end ({path()} is locked)")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor

@@ -20,12 +20,15 @@ S = TypeVar("S", bound=Section)
 
 
 def refuse_unused(section: S, used: dict[str, bool]) -> S:
-    """Refuse keys that were set although the other keys leave them without effect.
+    """Refuse keys that were changed although the other keys leave them without effect.
 
     Raises:
         ValueError: one line that names them.
     """
-    idle = [key for key, is_used in used.items() if not is_used and key in section.model_fields_set]
+    defaults = type(section).model_fields
+    idle = [
+        key for key, is_used in used.items() if not is_used and getattr(section, key) != defaults[key].default
+    ]
     if idle:
         raise ValueError(f"{' and '.join(idle)} would have no effect here; leave it out")
     return section

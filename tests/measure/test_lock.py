@@ -94,7 +94,7 @@ def test_waiting_is_said_and_ends_with_the_other_process(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(console, "say", say)
     with lock.measuring():
-        assert said == ["waiting for another measurement on this machine to end"]
+        assert said == [f"waiting for other measurements on this machine to end ({lock.path()} is locked)"]
         assert seen_from_outside() == "held"
     other.stdin.close()
     other.stdout.close()
