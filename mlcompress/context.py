@@ -25,7 +25,6 @@ class Context:
     validation: "Dataset | None" = None
     calibration: "Dataset | None" = None
     evaluation: "Dataset | None" = None
-    teachers: "list[ir.Model]" = field(default_factory=list)
     student: "ir.Model | None" = None
     state_dir: Path | None = None
     """Where training keeps what it needs to resume; removed when the artifact is written."""

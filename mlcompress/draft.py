@@ -25,7 +25,6 @@ class Draft:
         self.output = output
         self.folder = output.parent / f".{output.name}.partial"
         self.model = self.folder / output.name
-        self.before = self.folder / "before.onnx"
         self.state = self.folder / "state"
 
     def __enter__(self) -> "Draft":

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import onnx_ir as ir
 
-from mlcompress import console, gate, graph
+from mlcompress import console, gate, graph, metrics
 from mlcompress.context import Context
 from mlcompress.data import Dataset, describe, inherit, open_data, split
 from mlcompress.data.keys import sources
@@ -17,14 +17,12 @@ from mlcompress.recipe.sections import DataEntry, Shared
 
 T = TypeVar("T")
 
-LABELLED_METRICS = ("top1", "top5", "f1")
-
 
 def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
-    """Data sets, teachers and student of `job`, with every problem reported at once.
+    """Data sets and student of `job`, with every problem reported at once.
 
     Raises:
-        UserError: one line for each problem of data, teachers or student, and for a gate that lacks its data.
+        UserError: one line for each problem of data or student, and for a gate that lacks its data.
     """
     problems: list[str] = []
 
@@ -110,9 +108,9 @@ def _entries(recipe: Shared) -> dict[str, bool]:
                 f"data.{name}: this recipe needs samples; add `data: {{{name}: {{path: FILE.npz}}}}`"
             )
     if "train" in needed and recipe.data.validation is not None:
-        needed["validation"] = recipe.evaluate.metric in LABELLED_METRICS
+        needed["validation"] = recipe.evaluate.metric in metrics.LABELLED
     if recipe.data.evaluate is not None:
-        needed["evaluate"] = recipe.evaluate.metric in LABELLED_METRICS
+        needed["evaluate"] = recipe.evaluate.metric in metrics.LABELLED
     return needed
 
 

@@ -19,8 +19,14 @@ measure: {repeats: 1}
 """
 
 
-def kill_once(path: Path, command: list[str]) -> None:
-    """Start `command` and `kill -9` it as soon as `path` is there."""
+DISTILL = ("distill", "teacher.onnx", "-r", "r.yaml", "-o")
+STATE = Path(".out.onnx.partial/state")
+
+
+def kill_once() -> None:
+    """Start distilling to out.onnx, and `kill -9` it as soon as it has kept its first epoch."""
+    path = STATE / "distill.safetensors"
+    command = [sys.executable, "-m", "mlcompress", *DISTILL, "out.onnx"]
     process = subprocess.Popen(
         command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
@@ -36,47 +42,24 @@ def kill_once(path: Path, command: list[str]) -> None:
 
 def test_a_killed_training_goes_on_and_ends_the_same(inside: Path, program: Program) -> None:
     Path("r.yaml").write_text(RECIPE)
-    assert program("distill", "teacher.onnx", "-r", "r.yaml", "-o", "whole.onnx").returncode == 0
+    assert program(*DISTILL, "whole.onnx").returncode == 0
     Path("out.onnx").write_bytes(b"what was there")
-    command = [
-        sys.executable,
-        "-m",
-        "mlcompress",
-        "distill",
-        "teacher.onnx",
-        "-r",
-        "r.yaml",
-        "-o",
-        "out.onnx",
-    ]
-    state = Path(".out.onnx.partial/state")
 
-    kill_once(state / "distill.safetensors", command)
+    kill_once()
 
     assert Path("out.onnx").read_bytes() == b"what was there"
     assert not Path("out.onnx.json").exists()
-    done = program("distill", "teacher.onnx", "-r", "r.yaml", "-o", "out.onnx", "--json")
+    done = program(*DISTILL, "out.onnx", "--json")
     assert done.returncode == 0
     assert Path("out.onnx").read_bytes() == Path("whole.onnx").read_bytes()
     assert card.read(Path("out.onnx"))[1] is None
-    assert not state.parent.exists()
+    assert not STATE.parent.exists()
 
 
 def test_state_of_another_recipe_is_not_gone_on_from(inside: Path, program: Program) -> None:
     Path("r.yaml").write_text(RECIPE)
-    command = [
-        sys.executable,
-        "-m",
-        "mlcompress",
-        "distill",
-        "teacher.onnx",
-        "-r",
-        "r.yaml",
-        "-o",
-        "out.onnx",
-    ]
-    kill_once(Path(".out.onnx.partial/state/distill.safetensors"), command)
+    kill_once()
     changed = ("--set", "train.optimizer.lr=0.001", "--set", "train.epochs=2")
-    assert program("distill", "teacher.onnx", "-r", "r.yaml", "-o", "out.onnx", *changed).returncode == 0
-    assert program("distill", "teacher.onnx", "-r", "r.yaml", "-o", "whole.onnx", *changed).returncode == 0
+    assert program(*DISTILL, "out.onnx", *changed).returncode == 0
+    assert program(*DISTILL, "whole.onnx", *changed).returncode == 0
     assert Path("out.onnx").read_bytes() == Path("whole.onnx").read_bytes()

@@ -6,7 +6,6 @@ from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.distill.student import make_student
-from mlcompress.errors import UnsupportedError
 from mlcompress.train.recover import learn, training_data
 
 
@@ -14,14 +13,10 @@ def run(model: ir.Model, recipe: DistillRecipe, context: Context) -> tuple[ir.Mo
     """Train a student of the teacher `model`, which is not changed.
 
     Raises:
-        UnsupportedError: several teachers, or ops that cannot be trained.
+        UnsupportedError: ops that cannot be trained.
         DataError: no training samples, or labels that a loss needs are missing.
         ModelError: the student's inputs or outputs differ from the teacher's.
     """
-    if context.teachers:
-        raise UnsupportedError(
-            "--teacher: several teachers are not available in this version; give one TEACHER"
-        )
     section, settings = recipe.distill, recipe.train
     data = training_data(context)
     student = make_student(model, section.student, context)

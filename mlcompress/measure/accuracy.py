@@ -6,17 +6,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from mlcompress import console
+from mlcompress import console, metrics
 from mlcompress.data.dataset import Batch, Dataset
 from mlcompress.errors import DataError, ModelError
-from mlcompress.measure import metrics
 from mlcompress.measure import session as sessions
 from mlcompress.measure.providers import resolve
 from mlcompress.measure.session import Model
 from mlcompress.recipe.sections import Evaluate
-
-LABELLED = frozenset({"top1", "top5", "f1"})
-"""Metrics that need class labels. mse takes float labels where there are any; the others need none."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Latency of several models against each other on each provider, with the spread and a verdict.
 
-Source of the estimator: of all that were tried on a loaded machine, the ratio of minima over interleaved
-blocks spread least between repeats (2-7 %, against 12-33 % for the ratio of separate medians; measurement.md,
-section 1).
+The ratio of minima over interleaved blocks: of all estimators that were tried on a loaded machine (int8
+against fp32 MobileNetV2, ten repeats, twice) it spread least, 2 and 7 %, against 12 and 33 % for the ratio of
+separate medians.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,8 @@ from mlcompress.recipe.sections import Measure
 Verdict = Literal["faster", "slower", "no measurable difference"]
 
 RESOLUTION = 0.02
-"""Two sessions of one file differ by up to 1.6 % throughout a process (A/A control in measurement.md, section
-1; seven repeats of one file gave 1.001 to 1.007 here), which no number of repeats averages away. So a
-difference counts only beyond this share."""
-
+"""Two sessions of one file may differ throughout a process, by up to 1.6 % where it was tried, which no
+number of repeats averages away. So a difference counts only beyond this share."""
 
 ATTEMPTS = 3
 """How often latency is measured before a limit inside the noise counts as missed."""

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from mlcompress import files
 from mlcompress.errors import ModelError
 from mlcompress.graph import external, formats, structure
+from mlcompress.graph.initializers import initializers
 
 _BLOCK = 1 << 20
 
@@ -72,14 +73,12 @@ def nonzeros(model: ir.Model) -> int:
     Zero-size and string tensors have none. The companion of `graph.parameters`, on decoded weights.
     """
     counted = {
-        id(tensor): tensor for value in _initializers(model) if (tensor := value.const_value) is not None
+        id(tensor): tensor
+        for value in initializers(model)
+        if value.uses() and (tensor := value.const_value) is not None
     }
     numeric = (tensor.numpy() for tensor in counted.values() if tensor.dtype != ir.DataType.STRING)
     return sum(int(np.count_nonzero(array)) for array in numeric)
-
-
-def _initializers(model: ir.Model) -> list[ir.Value]:
-    return [value for graph in model.graphs() for value in graph.initializers.values() if value.uses()]
 
 
 def _gzip_bytes(path: Path) -> int:

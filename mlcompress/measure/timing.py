@@ -1,7 +1,6 @@
 """Times several calls against each other: interleaved, in random order, in short blocks, several times over.
 
-Procedure and the figures behind it: reference measurement.md, sections 1 and 2. What disturbs a machine
-disturbs neighbours in time alike, so only calls that were interleaved can be compared.
+What disturbs a machine disturbs neighbours in time alike, so only interleaved calls can be compared.
 """
 
 import gc

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mlcompress.graph.tensors import set_weight, weight
+from mlcompress.graph.initializers import numbers, set_numbers
 from mlcompress.prune.criteria import Group, criteria
 from mlcompress.prune.recipe import PruneSection
 
@@ -45,7 +45,7 @@ def choose(
     With `threshold` a weight stays if its score reaches it; for l1 and l2 the score of a weight is |w|.
     """
     score = criteria.bind(section.criterion)
-    weights = {name: weight(model, name) for name in names}
+    weights = {name: numbers(model.graph.initializers[name]) for name in names}
     scores = {n: score(Group((w.reshape(-1, 1).astype(np.float64),), 1, rng)) for n, w in weights.items()}
     if ratio is None:
         kept = {name: values >= section.threshold for name, values in scores.items()}
@@ -61,7 +61,9 @@ def choose(
 def apply(model: ir.Model, masks: Masks) -> None:
     """Set the weights that do not stay to zero."""
     for name, mask in masks.items():
-        set_weight(model, name, np.where(mask, weight(model, name), 0))
+        value = model.graph.initializers[name]
+        weight = numbers(value)
+        set_numbers(value, np.where(mask, weight, weight.dtype.type(0)))
 
 
 def _highest(scores: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mlcompress import card as cards
-from mlcompress import gate, graph
+from mlcompress import gate, graph, metrics
 from mlcompress.errors import ModelError, RecipeError, UserError
-from mlcompress.measure import environment, metrics, size
+from mlcompress.measure import environment, size
 from mlcompress.recipe.sections import Measure
 from mlcompress.report import chain
 from mlcompress.report.cards import CardFigures, figures

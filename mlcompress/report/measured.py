@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlcompress import console, graph
+from mlcompress import console, graph, metrics
 from mlcompress.data import Dataset, inherit, open_data
 from mlcompress.measure import accuracy, feeds, latency, memory, providers
 from mlcompress.measure.accuracy import Metric
@@ -128,7 +128,7 @@ def timed_files(rows: Sequence[Row], baseline: int, folder: Path) -> list[Path]:
 
 def _score(one: Metric, base: Metric, synthetic: bool) -> Score:
     # Agreement calls the baseline always right: there is nothing to fix, and no test to make.
-    judged = one is not base and one.name in accuracy.LABELLED
+    judged = one is not base and one.name in metrics.LABELLED
     pair = accuracy.paired(base, one) if judged else None
     fixed, broken = (pair.fixed, pair.broken) if pair else (None, None)
     return Score(one.name, one.value, one.samples, one.low, one.high, synthetic, fixed, broken)
@@ -144,7 +144,7 @@ def _evaluation_data(recipe: ReportRecipe, signature: graph.Signature, no_code: 
         entry,
         signature,
         where="data.evaluate",
-        labels=recipe.evaluate.metric in accuracy.LABELLED,
+        labels=recipe.evaluate.metric in metrics.LABELLED,
         seed=recipe.seed,
         no_code=no_code,
         output=recipe.evaluate.output,

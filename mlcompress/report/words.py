@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlcompress.measure import metrics
+from mlcompress import metrics
 from mlcompress.report.rows import Ratio, Report, Row, Score, Source, Timing
 
 NOT_MEASURED = "not measured"

@@ -11,6 +11,7 @@ from mlcompress import console, graph
 from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset
 from mlcompress.errors import DataError
+from mlcompress.metrics import HIGHER_IS_BETTER
 from mlcompress.recipe.sections import Evaluate, TrainSection
 from mlcompress.train import metrics
 from mlcompress.train.device import is_first_process
@@ -120,7 +121,7 @@ def learn(
         settings,
         seed=context.seed,
         validate=None if judge is None else lambda: judge(trained),
-        higher_is_better=metrics.higher_is_better(evaluate.metric),
+        higher_is_better=HIGHER_IS_BETTER[evaluate.metric],
         epochs=epochs,
         state_dir=context.state_dir,
         label=label,

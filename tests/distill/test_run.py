@@ -15,7 +15,6 @@ from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.distill.run import run
-from mlcompress.errors import UnsupportedError
 from mlcompress.recipe.sections import TrainSection
 from mlcompress.train.losses import annotation, entry, losses
 from mlcompress.train.recover import recover
@@ -137,8 +136,3 @@ def test_a_new_loss_goes_from_recipe_to_training(teacher: ir.Model, monkeypatch:
     student, change = run(teacher, recipe.model_copy(update={"distill": section}), context())
     assert change.details["losses"] == [{"name": "huber", "weight": 1.0, "delta": 2.0}]
     assert top1(student) > 0.9
-
-
-def test_several_teachers_are_refused(teacher: ir.Model) -> None:
-    with pytest.raises(UnsupportedError, match="--teacher: several teachers are not available"):
-        distil(teacher, teachers=[net()])

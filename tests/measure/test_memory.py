@@ -13,7 +13,7 @@ X = {"x": np.ones((1, 2048), np.float32)}
 
 def test_a_large_weight_adds_its_size_to_the_peak() -> None:
     # 64 MiB of weights. onnxruntime holds the file, the parsed message and its own copy for a moment, so the
-    # peak is one to four times the weights (storage.md measured 3.6); a small model adds the same machinery
+    # peak is one to four times the weights; a small model adds the same machinery
     # without them.
     weights = np.zeros((2048, 8192), np.float32)
     large = memory.peak(linear(weights), X)

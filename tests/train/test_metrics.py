@@ -9,11 +9,11 @@ from mlcompress.errors import DataError, UnsupportedError
 from mlcompress.recipe.sections import Evaluate
 from mlcompress.train.batches import to_torch
 from mlcompress.train.executor import Executor
-from mlcompress.train.metrics import higher_is_better, needs_teacher, score
+from mlcompress.train.metrics import HIGHEST, needs_teacher, score
 from mlcompress.train.teacher import Teacher
 from tests.train.nets import net, stripes
 
-FLOAT32 = 1e-5  # torchmetrics adds in float32
+FLOAT32 = 1e-6  # the outputs are float32
 
 
 def outputs(seed: int, data: Dataset, classes: int = 3) -> np.ndarray:
@@ -73,6 +73,17 @@ def test_mse_against_float_labels() -> None:
     )
 
 
+def test_equal_outputs_have_a_finite_snr() -> None:
+    executor = Executor(net()).eval()
+    data, section = stripes(30, labels=False), Evaluate(metric="snr")
+    assert score(executor, data, section, "logits", lambda batch: executor(batch.inputs)) == HIGHEST
+
+
+def test_top5_of_few_classes_is_refused_as_it_is_for_an_artifact() -> None:
+    with pytest.raises(DataError, match="top5 needs more than 5 classes"):
+        measured("top5", stripes(30))
+
+
 def test_scoring_does_not_move_running_statistics() -> None:
     executor = Executor(net()).train()
     before = {name: tensor.clone() for name, tensor in executor.state_dict().items()}
@@ -82,8 +93,6 @@ def test_scoring_does_not_move_running_statistics() -> None:
 
 
 def test_what_a_metric_needs() -> None:
-    assert higher_is_better("top1")
-    assert not higher_is_better("mse")
     assert [needs_teacher(name, stripes(6)) for name in ("top1", "agreement", "mse")] == [False, True, True]
     with pytest.raises(DataError, match="top1 needs labels"):
         measured("top1", stripes(6, labels=False))

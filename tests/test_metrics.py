@@ -8,9 +8,9 @@ import torch
 from torchmetrics import functional as oracle
 from torchmetrics.functional.audio import signal_noise_ratio
 
+from mlcompress import metrics
 from mlcompress.errors import DataError
-from mlcompress.measure import metrics
-from mlcompress.measure.metrics import Value
+from mlcompress.metrics import Value
 
 RANDOM = np.random.default_rng(0)
 SCORES = RANDOM.standard_normal((103, 9)).astype(np.float32)
@@ -160,7 +160,7 @@ def test_wilson_stays_within_0_and_1() -> None:
 
 
 def test_labels_that_are_no_classes() -> None:
-    with pytest.raises(DataError, match="label 9 is no class of the output: it has 0 to 8"):
+    with pytest.raises(DataError, match="labels: 9 is no class of the output, which has 0 to 8"):
         streamed("top1", SCORES, np.full(103, 9))
     with pytest.raises(DataError, match="label -1 is no class"):
         streamed("f1", SCORES, np.full(103, -1))

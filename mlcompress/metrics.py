@@ -1,6 +1,7 @@
 """Metrics that are fed batch by batch and hold a few numbers, never the outputs.
 
-Written in numpy because torchmetrics needs torch, and judging a model does not; the tests compare the two.
+The same for judging an artifact and for choosing an epoch, so that the two figures can be compared. Written
+in numpy because torchmetrics needs torch, and judging a model does not; the tests compare the two.
 """
 
 import math
@@ -24,6 +25,9 @@ HIGHER_IS_BETTER = {
     "agreement": True,
     "snr": True,
 }
+
+LABELLED = frozenset({"top1", "top5", "f1"})
+"""Metrics that compare with class labels."""
 
 NEEDS_REFERENCE = frozenset({"cosine", "agreement", "snr"})
 """Metrics of the difference to another model's outputs, which need no labels."""
@@ -232,12 +236,13 @@ def _classes_last(output: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
             numbers = numbers[:, 0]
     if numbers.shape != shape:
         raise DataError(
-            f"data.evaluate: labels {list(labels.shape[1:])} per sample do not fit the output "
+            f"labels: {list(labels.shape[1:])} per sample do not fit the output "
             f"{list(output.shape[1:])}; give one class number for each prediction"
         )
     if numbers.size and (numbers.min() < 0 or numbers.max() >= classes):
         wrong = numbers.min() if numbers.min() < 0 else numbers.max()
-        raise DataError(f"data.evaluate: label {wrong} is no class of the output: it has 0 to {classes - 1}")
+        last = classes - 1
+        raise DataError(f"labels: {wrong} is no class of the output, which has 0 to {last}; mend the labels")
     return output, numbers
 
 
@@ -246,9 +251,7 @@ def _whole(labels: np.ndarray) -> np.ndarray:
         return labels.astype(np.int64)
     numbers = labels.astype(np.int64)
     if labels.dtype.kind != "f" or not np.array_equal(numbers, labels):
-        raise DataError(
-            "data.evaluate: labels are not whole numbers; class metrics need class numbers, targets need mse"
-        )
+        raise DataError("labels: are not whole numbers; class metrics need class numbers, targets need mse")
     return numbers
 
 
