@@ -162,7 +162,7 @@ def test_wilson_stays_within_0_and_1() -> None:
 def test_labels_that_are_no_classes() -> None:
     with pytest.raises(DataError, match="labels: 9 is no class of the output, which has 0 to 8"):
         streamed("top1", SCORES, np.full(103, 9))
-    with pytest.raises(DataError, match="label -1 is no class"):
+    with pytest.raises(DataError, match="labels: -1 is no class"):
         streamed("f1", SCORES, np.full(103, -1))
     with pytest.raises(DataError, match="not whole numbers"):
         streamed("top1", SCORES, np.full(103, 0.5))
