@@ -166,7 +166,7 @@ def test_labels_that_are_no_classes() -> None:
         streamed("f1", SCORES, np.full(103, -1))
     with pytest.raises(DataError, match="not whole numbers"):
         streamed("top1", SCORES, np.full(103, 0.5))
-    with pytest.raises(DataError, match=r"labels \[9\] per sample do not fit the output \[9\]"):
+    with pytest.raises(DataError, match=r"labels: \[9\] per sample do not fit the output \[9\]"):
         streamed("top1", SCORES, np.eye(9, dtype=np.int64)[LABELS])
     with pytest.raises(DataError, match="labels: 2 is no class"):
         streamed("top1", PROBABILITIES, np.full(103, 2))
