@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlcompress import __version__, console, files, gate, graph, prepare, stages
+from mlcompress import __version__, checkpoint, console, files, gate, graph, prepare, stages
 from mlcompress.card import Card
 from mlcompress.context import Change, Context
 from mlcompress.draft import Draft
@@ -38,7 +38,7 @@ def run(job: Job) -> Outcome:
     stage = stages.find(job.stage)
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
     files.check_output(job.output, [*job.inputs, *prepare.files_named(recipe)])
-    model = graph.load(job.model)
+    model = checkpoint.load(job.model, recipe.model, no_code=job.no_code)
     parent = files.sha256(job.model)
     signature = graph.signature(model)
     context = prepare.context(job, recipe, model)
@@ -73,7 +73,7 @@ def dry_run(job: Job) -> None:
     """Check recipe, model and data as `run` would, say what was found, and write nothing."""
     stage = stages.find(job.stage)
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
-    model = graph.load(job.model)
+    model = checkpoint.load(job.model, recipe.model, no_code=job.no_code)
     context = prepare.context(job, recipe, model)
     prepare.baseline(recipe, graph.signature(model))
     comparison.Bench(job.model, graph.signature(model), recipe, context)

@@ -14,7 +14,6 @@ LATER = frozenset(
         "share",
         "factorize",
         "search",
-        "model",
         "target",
         "storage",
         "regularize",

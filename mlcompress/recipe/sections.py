@@ -39,6 +39,31 @@ def named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+# ---------------------------------------------------------------- model
+
+
+class ModelInput(Section):
+    """One input of a model whose file does not describe it."""
+
+    shape: list[Count | str] | None = Field(
+        None, description="lengths, a word for an axis that may have any: [batch, 3, 224, 224]"
+    )
+    dtype: Literal["float32", "float16", "float64", "int8", "int32", "int64", "uint8", "bool"] = "float32"
+
+
+class ModelSection(Section):
+    """What a checkpoint that is not an ONNX file leaves open; without effect on one that is."""
+
+    factory: str | None = Field(None, description="pkg.module:function that builds the torch module")
+    kwargs: dict[str, Any] = Field({}, description="arguments of the factory")
+    inputs: dict[str, ModelInput] = Field(
+        {}, description="inputs in the order of the module's forward, by the name they get"
+    )
+    outputs: list[str] = Field(
+        [], description="names of the outputs, in order; output, output_1, ... by default"
+    )
+
+
 # ---------------------------------------------------------------- data
 
 
@@ -252,6 +277,7 @@ class Shared(Section):
     """The sections that every stage's recipe has."""
 
     version: Literal[1] = Field(1, description="of the recipe language")
+    model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()
     evaluate: Evaluate = Evaluate()
