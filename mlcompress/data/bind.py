@@ -35,7 +35,7 @@ def match(
     problems = _unknown(chosen, inputs, where)
     found: list[tuple[ModelInput, str, Column]] = []
     for tensor in inputs:
-        names = chosen.get(tensor.name) or _default_name(tensor, source, inputs, entry.label)
+        names = chosen.get(tensor.name) or _same_name(tensor, source, inputs)
         listed = names if isinstance(names, list) else [names]
         absent = [name for name in listed if name not in source.arrays]
         if absent:
@@ -63,17 +63,10 @@ def _unknown(chosen: dict[str, Any], inputs: Sequence[ModelInput], where: str) -
     ]
 
 
-def _default_name(tensor: ModelInput, source: Source, inputs: Sequence[ModelInput], label: str | None) -> str:
-    """The input's own name; for a model of one input, the only array beside the labels.
-
-    For image folders `image`, where only one input can be meant.
-    """
+def _same_name(tensor: ModelInput, source: Source, inputs: Sequence[ModelInput]) -> str:
+    """The input's own name; for image folders `image`, where only one input can be meant."""
     pictures = [other.name for other in inputs if len(other.shape) == 4]
-    if source.kind == "images" and pictures == [tensor.name]:
-        return "image"
-    others = [name for name in source.arrays if name != label]
-    is_only = len(inputs) == len(others) == 1 and source.kind != "table"
-    return others[0] if is_only else tensor.name
+    return "image" if source.kind == "images" and pictures == [tensor.name] else tensor.name
 
 
 def _absent(tensor: ModelInput, name: str, source: Source, is_chosen: bool, where: str) -> str:
