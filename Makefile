@@ -19,6 +19,7 @@ check: .venv/ready-dev
 
 docs: .venv/ready-dev
 	$(BIN)/mlcompress list --markdown > docs/methods.md
+	$(BIN)/mlcompress list ops --markdown > docs/ops.md
 	$(BIN)/python -c 'from pathlib import Path; from mlcompress import stages; from mlcompress.recipe import reference; \
 	  reference.renew_file(Path("docs/recipes.md"), [stages.find(n).schema for n in (*stages.NAMES, "report")])'
 

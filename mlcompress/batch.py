@@ -72,7 +72,7 @@ def run(wish: Job, models: Sequence[Path], folder: Path, *, jobs: int, dry_run: 
 
 
 def _outputs(models: Sequence[Path], folder: Path) -> list[Path]:
-    outputs = [folder / f"{model.stem}.onnx" for model in models]
+    outputs = [folder / f"{_stem(model)}.onnx" for model in models]
     twice = [str(path) for path, count in Counter(outputs).items() if count > 1]
     if twice:
         raise UsageError(
@@ -84,6 +84,11 @@ def _outputs(models: Sequence[Path], folder: Path) -> list[Path]:
             *(f"{path}: would be overwritten by its own result; choose another --output-dir" for path in same)
         )
     return outputs
+
+
+def _stem(model: Path) -> str:
+    """`net` of net.pt; a folder keeps its whole name, and `.` and `..` get the one they stand for."""
+    return model.resolve().name if model.is_dir() else model.stem
 
 
 def _arguments(wish: Job, dry_run: bool) -> list[str]:

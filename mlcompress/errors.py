@@ -40,3 +40,8 @@ def shorten(names: Iterable[str], most: int = 4) -> str:
     listed = list(names)
     tail = f" (+{len(listed) - most} more)" if len(listed) > most else ""
     return ", ".join(listed[:most]) + tail
+
+
+def one_line(error: BaseException) -> str:
+    """The message of somebody else's exception, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -24,12 +24,24 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, read in blocks."""
+    """Hex digest of a file, read in blocks; of a folder that of the names and digests of its `parts`."""
     digest = hashlib.sha256()
+    if path.is_dir():
+        for part in parts(path):
+            digest.update(f"{part.name} {sha256(part)}\n".encode())
+        return digest.hexdigest()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a checkpoint: the file itself; of a folder its configuration and weights, sorted."""
+    if not path.is_dir():
+        return [path]
+    wanted = [path.glob(pattern) for pattern in ("config.json", "*.safetensors", "*.safetensors.index.json")]
+    return sorted(part for found in wanted for part in found if part.is_file())
 
 
 def sync(path: Path) -> None:
@@ -42,11 +54,13 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     """Refuse an output that could not, or should not, be written at the end.
 
     Raises:
-        UsageError: not an .onnx name, one of `inputs`, or not writable because of what is in its place.
+        UsageError: neither an .onnx nor a .ts name, one of `inputs`, or not writable because of what is in
+            its place.
     """
     folder = path.parent
-    if path.suffix != ".onnx":
-        raise UsageError(f"{path}: only ONNX is written; name it {path.stem or 'model'}.onnx")
+    if path.suffix not in (".onnx", ".ts"):
+        stem = path.stem or "model"
+        raise UsageError(f"{path}: ONNX or TorchScript is written; name it {stem}.onnx or {stem}.ts")
     if any(is_same(path, other) for other in inputs):
         raise UsageError(f"{path}: is read by this command and would be overwritten; choose another output")
     in_the_way = [place for place in _beside(path) if place.is_dir()]
@@ -72,7 +86,7 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
 
 def is_same(path: Path, other: Path) -> bool:
     """Whether two paths name one file, by whatever links and `..` they go."""
-    return path.resolve() == other.resolve()
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _beside(path: Path) -> list[Path]:

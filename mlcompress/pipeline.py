@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlcompress import __version__, checkpoint, console, files, gate, graph, prepare, stages
+from mlcompress import __version__, artifact, checkpoint, console, files, gate, graph, prepare, stages
 from mlcompress.card import Card
 from mlcompress.context import Change, Context
 from mlcompress.draft import Draft
@@ -38,11 +38,14 @@ def run(job: Job) -> Outcome:
     stage = stages.find(job.stage)
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
     files.check_output(job.output, [*job.inputs, *prepare.files_named(recipe)])
+    kind = artifact.kind(job.output)
+    prepare.check(job, recipe)
     model = checkpoint.load(job.model, recipe.model, no_code=job.no_code)
     parent = files.sha256(job.model)
     signature = graph.signature(model)
     context = prepare.context(job, recipe, model)
-    baseline = prepare.baseline(recipe, signature)
+    kind.refuse(recipe, context.student or model)
+    baseline = prepare.baseline(recipe, signature, no_code=job.no_code)
     bench = comparison.Bench(job.model, signature, recipe, context)
 
     with Draft(job.output) as draft:
@@ -51,31 +54,34 @@ def run(job: Job) -> Outcome:
         context.evaluate, context.latency = bench.evaluate, bench.latency
 
         result, change = stage.run(model, recipe, context)
-        graph.save(result, draft.model)
-        graph.verify(draft.model, signature, recipe.measure.shapes)
+        twin = kind.twin(draft)
+        graph.save(result, twin)
+        graph.verify(twin, signature, recipe.measure.shapes)
+        kind.write(result, draft, recipe, context)
 
-        facts = bench.compare(draft.model)
+        facts = kind.labelled(bench.compare(twin, draft.model))
         checked = gate.check(recipe.gate, facts.figures)
-        if stage.must_not_be_slower and recipe.gate.min_speedup is None:
+        if kind.is_timed and stage.must_not_be_slower and recipe.gate.min_speedup is None:
             checked.append(gate.not_slower(facts.figures))
         missed = gate.missed(checked)
-        if missed:
-            graph.save(result, draft.rejected_model)
-        written = draft.rejected_model if missed else draft.model
-        card = _card(job, recipe, parent, change, facts, checked, context, files.sha256(written))
-        artifact = draft.reject(card) if missed else draft.publish(card)
+        written = kind.keep_rejected(result, draft) if missed else draft.model
+        output = {"path": str(job.output), "format": kind.format, "sha256": files.sha256(written)}
+        card = _card(job, recipe, parent, change, facts, checked, context, output)
+        published = draft.reject(card) if missed else draft.publish(card)
 
     _tell(job, card, checked)
-    return Outcome(Exit.GATE_MISSED if missed else Exit.DONE, card, artifact)
+    return Outcome(Exit.GATE_MISSED if missed else Exit.DONE, card, published)
 
 
 def dry_run(job: Job) -> None:
     """Check recipe, model and data as `run` would, say what was found, and write nothing."""
     stage = stages.find(job.stage)
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
+    prepare.check(job, recipe)
     model = checkpoint.load(job.model, recipe.model, no_code=job.no_code)
     context = prepare.context(job, recipe, model)
-    prepare.baseline(recipe, graph.signature(model))
+    artifact.kind(job.output).refuse(recipe, context.student or model)
+    prepare.baseline(recipe, graph.signature(model), no_code=job.no_code)
     comparison.Bench(job.model, graph.signature(model), recipe, context)
     console.say(f"{job.model}: {graph.parameters(model):,} parameters; recipe, model and data fit")
     for name, facts in prepare.used_data(context).items():
@@ -91,7 +97,7 @@ def _card(
     facts: Facts,
     checked: list[Checked],
     context: Context,
-    sha256: str,
+    output: dict[str, str],
 ) -> Card:
     """Everything that was done and measured, in the order a reader asks for it."""
     size = facts.size["after"]
@@ -101,17 +107,12 @@ def _card(
         "recipe": recipe.model_dump(mode="json", by_alias=True, exclude_none=True),
         "seed": recipe.seed,
         "parent": {"path": str(job.model), "sha256": parent},
-        "output": {
-            "path": str(job.output),
-            "sha256": sha256,
-            "bytes": size["bytes"],
-            "compressed_bytes": size["compressed_bytes"],
-        },
+        "output": {**output, "bytes": size["bytes"], "compressed_bytes": size["compressed_bytes"]},
         "change": {
             "summary": change.summary,
             "details": change.details,
             "skipped": change.skipped,
-            "warnings": change.warnings,
+            "warnings": [*change.warnings, *_growth(change.warnings, facts)],
         },
         "size": facts.size,
         "metric": facts.metric,
@@ -127,6 +128,17 @@ def _card(
         "data": prepare.used_data(context),
         "environment": environment.facts(),
     }
+
+
+def _growth(told: list[str], facts: Facts) -> list[str]:
+    """A file that is larger than the one it came from is said, unless the stage did: clean-up folds, say.
+
+    Up to 1 % is the name of this program and the like.
+    """
+    before, after = facts.size["before"]["bytes"], facts.size["after"]["bytes"]
+    if after <= 1.01 * before or any("the file grows" in line for line in told):
+        return []
+    return [f"the file grows from {before} to {after} bytes"]
 
 
 def _tell(job: Job, card: Card, checked: list[Checked]) -> None:
@@ -153,7 +165,8 @@ def _gain(card: Card) -> str:
     for row in card["latency"]:
         gain = "" if row["verdict"] == "no measurable difference" else f"{1 / row['ratio']:.2f}x, "
         times = f"{row['before']['p50']:.3g} -> {row['after']['p50']:.3g} ms"
-        parts.append(f"{row['provider']} {times} ({gain}{row['verdict']})")
+        of = f" for its {row['of']}" if "of" in row else ""
+        parts.append(f"{row['provider']} {times}{of} ({gain}{row['verdict']})")
     if metric := card["metric"]:
         parts.append(f"{metric['name']} {_figure(metric['before'])} -> {_figure(metric['after'])}")
     else:

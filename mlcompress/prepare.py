@@ -6,16 +6,40 @@ from typing import Any, TypeVar
 
 import onnx_ir as ir
 
-from mlcompress import console, gate, graph, metrics
+from mlcompress import checkpoint, console, gate, graph, metrics
 from mlcompress.context import Context
 from mlcompress.data import Dataset, describe, inherit, open_data, split
+from mlcompress.data.callable import forbidden
 from mlcompress.data.keys import sources
-from mlcompress.errors import DataError, ModelError, RecipeError, UserError
+from mlcompress.errors import DataError, ModelError, RecipeError, UsageError, UserError
 from mlcompress.graph import Signature
 from mlcompress.job import Job
 from mlcompress.recipe.sections import DataEntry, Shared
 
 T = TypeVar("T")
+
+
+def check(job: Job, recipe: Shared) -> None:
+    """Refuse what needs no model for it: code under --no-code, checkpoints that the recipe leaves open.
+
+    Raises:
+        RecipeError: one line for each.
+    """
+    lines: list[str] = []
+    for path in dict.fromkeys([*job.inputs, *files_named(recipe)]):
+        try:
+            checkpoint.check(path, recipe.model, no_code=job.no_code)
+        except RecipeError as problem:
+            lines.extend(problem.lines)
+    entries = {name: getattr(recipe.data, name) for name in type(recipe.data).model_fields}
+    if job.no_code:
+        lines += [
+            forbidden(entry.python, f"data.{name}")
+            for name, entry in entries.items()
+            if entry is not None and entry.python is not None
+        ]
+    if lines:
+        raise RecipeError(*dict.fromkeys(lines))
 
 
 def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
@@ -37,7 +61,7 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
     opened = {name: attempt(_open, name, wanted, recipe, model, job) for name in wanted}
     if job.teachers:
         problems.append("--teacher: several teachers are not in this version; give one TEACHER")
-    student = attempt(graph.load, job.student) if job.student else None
+    student = attempt(_student, job, recipe)
     outputs = [tensor.name for tensor in graph.signature(model).outputs]
     if recipe.evaluate.output is not None and recipe.evaluate.output not in outputs:
         have = ", ".join(outputs)
@@ -62,7 +86,7 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
     )
 
 
-def baseline(recipe: Shared, signature: Signature) -> ir.Model | None:
+def baseline(recipe: Shared, signature: Signature, *, no_code: bool) -> ir.Model | None:
     """The gate's baseline, cleaned as the input is; None if the recipe names none.
 
     Raises:
@@ -70,7 +94,7 @@ def baseline(recipe: Shared, signature: Signature) -> ir.Model | None:
     """
     if recipe.gate.baseline is None:
         return None
-    model = graph.load(recipe.gate.baseline)
+    model = checkpoint.load(recipe.gate.baseline, recipe.model, no_code=no_code)
     theirs = [(tensor.name, tensor.dtype) for tensor in graph.signature(model).inputs]
     ours = [(tensor.name, tensor.dtype) for tensor in signature.inputs]
     if theirs != ours:
@@ -97,6 +121,15 @@ def used_data(given: Context) -> dict[str, Any]:
         for name, data in {**names, "evaluate": given.evaluation}.items()
         if data is not None
     }
+
+
+def _student(job: Job, recipe: Shared) -> ir.Model | None:
+    """The student of the command line or of the recipe; None where it is to be derived."""
+    named = getattr(getattr(getattr(recipe, "distill", None), "student", None), "file", None)
+    if job.student is not None and named is not None:
+        raise UsageError("--student: distill.student.file names a student too; give one of them")
+    path = job.student or named
+    return None if path is None else checkpoint.load(path, recipe.model, no_code=job.no_code)
 
 
 def _entries(recipe: Shared) -> dict[str, bool]:

@@ -12,14 +12,14 @@ MoreTeachers = Annotated[
 ]
 Student = Annotated[
     Path | None,
-    typer.Option("--student", metavar="FILE", help="ONNX file to train; else derived from TEACHER."),
+    typer.Option("--student", metavar="FILE", help="Checkpoint to train; else derived from TEACHER."),
 ]
 
 
 def distill(
     teachers: Annotated[
         list[Path],
-        typer.Argument(metavar="TEACHER...", help="ONNX file; several make a batch (with --output-dir)."),
+        typer.Argument(metavar="TEACHER...", help="Checkpoint; several make a batch (with --output-dir)."),
     ],
     recipe: options.Recipe = None,
     output: options.Output = None,

@@ -8,7 +8,7 @@ import typer
 
 Models = Annotated[
     list[Path],
-    typer.Argument(metavar="MODEL...", help="ONNX file; several make a batch (with --output-dir)."),
+    typer.Argument(metavar="MODEL...", help="Checkpoint; several make a batch (with --output-dir)."),
 ]
 Recipe = Annotated[
     str | None, typer.Option("-r", "--recipe", metavar="FILE", help="YAML recipe; all defaults without.")

@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 import psutil
 
-from mlcompress.data.columns import Array, ArrayColumn, Column, Source, one_line, spell
-from mlcompress.errors import DataError
+from mlcompress.data.columns import Array, ArrayColumn, Column, Source, spell
+from mlcompress.errors import DataError, one_line
 
 _READ_ERRORS = (
     OSError,

@@ -35,11 +35,12 @@ def match(
     problems = _unknown(chosen, inputs, where)
     found: list[tuple[ModelInput, str, Column]] = []
     for tensor in inputs:
-        names = chosen.get(tensor.name) or _same_name(tensor, source, inputs)
+        names = chosen.get(tensor.name) or _default_name(tensor, source, inputs, entry.label)
         listed = names if isinstance(names, list) else [names]
         absent = [name for name in listed if name not in source.arrays]
         if absent:
-            problems.append(_absent(tensor, absent[0], source, tensor.name in chosen, where))
+            advice = _advice(tensor, source, inputs, entry.label)
+            problems.append(_absent(tensor, absent[0], source, tensor.name in chosen, advice, where))
             continue
         try:
             found.append((tensor, ", ".join(listed), _read(tensor, listed, source, where)))
@@ -63,24 +64,42 @@ def _unknown(chosen: dict[str, Any], inputs: Sequence[ModelInput], where: str) -
     ]
 
 
-def _same_name(tensor: ModelInput, source: Source, inputs: Sequence[ModelInput]) -> str:
-    """The input's own name; for image folders `image`, where only one input can be meant."""
+def _default_name(tensor: ModelInput, source: Source, inputs: Sequence[ModelInput], label: str | None) -> str:
+    """The input's own name; for a model of one input, the only array beside the labels.
+
+    For image folders `image`, where only one input can be meant.
+    """
     pictures = [other.name for other in inputs if len(other.shape) == 4]
-    return "image" if source.kind == "images" and pictures == [tensor.name] else tensor.name
+    if source.kind == "images" and pictures == [tensor.name]:
+        return "image"
+    others = [name for name in source.arrays if name != label]
+    is_only = len(inputs) == len(others) == 1 and source.kind != "table"
+    return others[0] if is_only else tensor.name
 
 
-def _absent(tensor: ModelInput, name: str, source: Source, is_chosen: bool, where: str) -> str:
+def _absent(tensor: ModelInput, name: str, source: Source, is_chosen: bool, advice: str, where: str) -> str:
     kind = "column" if source.kind == "table" else "array"
     if is_chosen:
         own = f"; write `inputs: {{{tensor.name}: {tensor.name}}}`" if tensor.name in source.arrays else ""
         return f"{where}.inputs.{tensor.name}: no {kind} {name!r}; the data has {source.listing()}{own}"
-    others = [other for other in source.arrays if other not in ("label", "labels", "y")]
-    example = others[0] if others else "NAME"
-    value = f"[{example}, ...]" if kind == "column" else example
-    return (
-        f"{where}.inputs: no {kind} for model input {tensor}; the data has {source.listing()}; "
-        f"write `inputs: {{{tensor.name}: {value}}}`"
-    )
+    return f"{where}.inputs: no {kind} for model input {tensor}; the data has {source.listing()}; {advice}"
+
+
+def _advice(tensor: ModelInput, source: Source, inputs: Sequence[ModelInput], label: str | None) -> str:
+    """What to do about an input that nothing is found for."""
+    batch = batch_names(inputs)
+    if not tensor.shape or (batch and isinstance(tensor.shape[0], int)):
+        axis = batch_axis(tensor, batch)
+        each = ("samples", *tensor.shape[:axis], *tensor.shape[axis + 1 :])
+        samples = f", or one a sample: {spell(tensor.dtype, each)}" if axis else ""
+        return f"add {tensor.name!r}, one {spell(tensor.dtype, tensor.shape)} for all samples{samples}"
+    taken = {"label", "labels", "y", label, *(other.name for other in inputs)}
+    free = [name for name in source.arrays if name not in taken]
+    if source.kind == "table":
+        return f"write `inputs: {{{tensor.name}: [{free[0] if free else 'NAME'}, ...]}}`"
+    if not free:
+        return f"add an array {tensor.name!r}"
+    return f"write `inputs: {{{tensor.name}: {free[0]}}}`"
 
 
 def _read(tensor: ModelInput, names: list[str], source: Source, where: str) -> Column:
@@ -127,7 +146,7 @@ def bind(
             if found.is_constant:
                 bound.constants[found.tensor.name] = _constant(found, batch, where)
             else:
-                bound.inputs[found.tensor.name] = _input(found, steps, order, where)
+                bound.inputs[found.tensor.name] = _input(found, steps, order, batch, where)
         except DataError as error:
             bound.problems.extend(error.lines)
     if matches and not per_sample:
@@ -166,7 +185,16 @@ def _constant(found: Match, batch: set[str | None], where: str) -> Constant:
     return Constant(value, tuple(axis for axis in free if value.shape[axis] == 1))
 
 
-def _input(found: Match, steps: list[Transform], order: str | None, where: str) -> Input:
+def batch_axis(tensor: ModelInput, batch: set[str | None]) -> int:
+    """Which axis counts samples: the first, or of an input like `[2, batch, 128]` the one of that name."""
+    if not tensor.shape or not isinstance(tensor.shape[0], int):
+        return 0
+    return next((a for a, size in enumerate(tensor.shape) if isinstance(size, str) and size in batch), 0)
+
+
+def _input(
+    found: Match, steps: list[Transform], order: str | None, batch: set[str | None], where: str
+) -> Input:
     """The input behind a match, with its transforms planned.
 
     Raises DataError, with all problems, when the transformed samples are not what the model takes.
@@ -175,7 +203,8 @@ def _input(found: Match, steps: list[Transform], order: str | None, where: str) 
     here = f"{where}.inputs.{tensor.name}"
     if not column.shape:
         raise DataError(f"{here}: {found.array!r} is one number; give one per sample")
-    stored = Form(column.shape[1:], column.dtype, order)
+    stored, axis = Form(column.shape[1:], column.dtype, order), batch_axis(tensor, batch)
+    wanted = (*tensor.shape[:axis], *tensor.shape[axis + 1 :])
     try:
         form, functions = plan(steps, stored, tensor)
     except Misfit as misfit:
@@ -186,14 +215,14 @@ def _input(found: Match, steps: list[Transform], order: str | None, where: str) 
             f"{here}: {found.array!r} gives {name_of(form.dtype)}, the model takes {name_of(tensor.dtype)}; "
             f"{_dtype_hint(form.dtype, tensor.dtype)}"
         )
-    if not fits(form.shape, tensor.shape[1:]):
+    if not fits(form.shape, wanted):
         problems.append(
             f"{here}: {found.array!r} gives samples {axes(form.shape)}, "
-            f"the model takes {axes(tensor.shape[1:])}{_layout_hint(form, tensor)}"
+            f"the model takes {axes(wanted)}{_layout_hint(form, tensor)}"
         )
     if problems:
         raise DataError(*problems)
-    return Input(column, tuple(functions), tuple(step.model_dump(exclude_unset=True) for step in steps))
+    return Input(column, tuple(functions), tuple(step.model_dump(exclude_unset=True) for step in steps), axis)
 
 
 def _dtype_hint(have: np.dtype[Any], want: np.dtype[Any]) -> str:

@@ -154,8 +154,3 @@ def axes(shape: tuple[int | str | None, ...]) -> str:
 def spell(dtype: np.dtype[Any], shape: tuple[int | str | None, ...]) -> str:
     """`float32 [batch, 1, 28, 28]`"""
     return f"{name_of(dtype)} {axes(shape)}"
-
-
-def one_line(error: BaseException) -> str:
-    """The message of somebody else's exception, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -36,7 +36,7 @@ class Batch:
     ids: Array
     """int64 [B]: positions in the data set that the batch came from"""
     constants: frozenset[str] = frozenset()
-    """inputs without a batch axis"""
+    """inputs whose first axis is not the batch: augmentation leaves them as they are"""
     mix: Mix | None = None
 
 
@@ -48,6 +48,8 @@ class Input:
     steps: tuple[Step, ...] = ()
     recipe: tuple[Mapping[str, Any], ...] = ()
     """the steps as plain data, for the fingerprint"""
+    axis: int = 0
+    """where the model wants the batch: 1 for the state [2, batch, 128] of an LSTM"""
 
     def take(self, rows: Array) -> Array:
         batch = self.column.take(rows)
@@ -124,9 +126,11 @@ class Dataset:
         inputs = {name: source.take(self._rows[ids]) for name, source in self._inputs.items()}
         for name, array in inputs.items():
             self._check_finite(name, array, ids)
+            inputs[name] = np.ascontiguousarray(np.moveaxis(array, 0, self._inputs[name].axis))
+        unlike = {name for name, source in self._inputs.items() if source.axis}
         inputs |= {name: constant.take(len(ids)) for name, constant in self._constants.items()}
         labels = None if self.labels is None else self.labels[ids]
-        return Batch(inputs, labels, ids, frozenset(self._constants))
+        return Batch(inputs, labels, ids, frozenset(self._constants) | unlike)
 
     def _check_finite(self, name: str, array: Array, ids: Array) -> None:
         if is_float(array.dtype) and not np.isfinite(array).all():

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlcompress.data.columns import Array, ArrayColumn, Column, ModelInput, Source, one_line, spell
-from mlcompress.errors import DataError, UnsupportedError, shorten
+from mlcompress.data.columns import Array, ArrayColumn, Column, ModelInput, Source, spell
+from mlcompress.errors import DataError, UnsupportedError, one_line, shorten
 from mlcompress.recipe.sections import DataEntry, Transform
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")

@@ -58,6 +58,11 @@ def open_data(
     told, notes, label_problems = find_labels(entry, source, bound.counts, labels, where)
     _raise([*problems, *bound.problems, *label_problems, *_uneven(bound.counts, where)])
 
+    notes += [
+        f"{where}.inputs: array {one.array!r} is taken for input {one.tensor.name!r}, the only one"
+        for one in matches
+        if source.kind != "images" and one.tensor.name not in (*source.arrays, *(entry.inputs or {}))
+    ]
     rows = _select(entry, next(iter(bound.counts.values())), seed, where, notes)
     values = None if told is None else told.values[rows]
     if labels and told is not None and values is not None:

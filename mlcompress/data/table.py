@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mlcompress.data.columns import Array, ArrayColumn, Source, is_float, one_line
-from mlcompress.errors import DataError, UnsupportedError, shorten
+from mlcompress.data.columns import Array, ArrayColumn, Source, is_float
+from mlcompress.errors import DataError, UnsupportedError, one_line, shorten
 
 
 def open_table(path: str, wanted: Iterable[str], where: str) -> Source:

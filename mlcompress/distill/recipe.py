@@ -19,7 +19,7 @@ Refused = Annotated[Any, BeforeValidator(_refuse), SkipJsonSchema()]
 
 
 class StudentSection(Section):
-    """The graph to train: derived from the teacher's own graph, or an ONNX file."""
+    """The graph to train: derived from the teacher's own graph, or a checkpoint."""
 
     width: Annotated[float, Field(gt=0, le=1)] = Field(
         0.5, description="share of the channels or units that every layer keeps"
@@ -32,7 +32,7 @@ class StudentSection(Section):
         "inherit",
         description="inherit: the units with the largest L2 norm, with their weights; fresh: random",
     )
-    file: str | None = Field(None, description="an ONNX file with the teacher's inputs and outputs")
+    file: str | None = Field(None, description="a checkpoint with the teacher's inputs and outputs")
     depth: Refused = None
     factory: Refused = None
     checkpoint: Refused = None

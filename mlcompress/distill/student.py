@@ -1,7 +1,6 @@
 """The graph to train: narrowed from the teacher's own, or a file with the same inputs and outputs."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from mlcompress import graph
 from mlcompress.context import Context
 from mlcompress.distill.fresh import reinitialise
 from mlcompress.distill.recipe import StudentSection
-from mlcompress.errors import ModelError, UnsupportedError, UsageError
+from mlcompress.errors import ModelError, UnsupportedError
 from mlcompress.graph.dependency import Family, analyse, remove
 from mlcompress.graph.dependency.widths import multiple, nearest
 
@@ -27,19 +26,15 @@ class Student:
 
 
 def make_student(teacher: ir.Model, section: StudentSection, context: Context) -> Student:
-    """`context.student`, the file of the recipe, or a narrow copy of `teacher`, which is not changed.
+    """`context.student`, or else a narrow copy of `teacher`, which is not changed.
 
     Raises:
-        UsageError: command line and recipe name different students.
         ModelError: a given student's inputs or outputs differ from the teacher's, all differences at once.
         UnsupportedError: the teacher has nothing that could be narrowed.
     """
-    if context.student is not None and section.file is not None:
-        raise UsageError("--student: distill.student.file names a student too; give one of them")
-    given = graph.load(Path(section.file)) if section.file is not None else context.student
-    if given is not None:
-        _check_interface(given, teacher)
-        return Student(given, {"source": "file"})
+    if context.student is not None:
+        _check_interface(context.student, teacher)
+        return Student(context.student, {"source": "file"})
     return _narrow(teacher, section, context.seed)
 
 

@@ -6,7 +6,8 @@ from mlcompress.graph.load import load
 from mlcompress.graph.names import Matches, no_match, nodes_matching, skipped_nodes
 from mlcompress.graph.save import copy, save, tensor_bytes, to_bytes
 from mlcompress.graph.shapes import example_feed, example_shapes, infer_shapes
-from mlcompress.graph.signature import Signature, Tensor, signature
+from mlcompress.graph.signature import Signature, Tensor, known_axis, signature
+from mlcompress.graph.stored import Storage, storage
 from mlcompress.graph.unused import remove_unused
 from mlcompress.graph.verify import verify
 
@@ -14,12 +15,14 @@ __all__ = [
     "Layer",
     "Matches",
     "Signature",
+    "Storage",
     "Tensor",
     "clean",
     "copy",
     "example_feed",
     "example_shapes",
     "infer_shapes",
+    "known_axis",
     "layers",
     "load",
     "macs",
@@ -30,6 +33,7 @@ __all__ = [
     "save",
     "signature",
     "skipped_nodes",
+    "storage",
     "tensor_bytes",
     "to_bytes",
     "verify",

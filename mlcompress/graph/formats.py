@@ -12,11 +12,12 @@ LARGEST_MESSAGE = 2**31 - 1
 """Bytes of the largest protobuf message."""
 
 _EXPORT = "export it with torch.onnx.export(..., dynamo=True, optimize=False)"
+_WEIGHTS = "save module.state_dict() with torch.save or safetensors, and name model.factory in the recipe"
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x80\x02", f"a pickle, which is not opened because it can run code; {_EXPORT}"),
-    (0, b"\x80\x03", f"a pickle, which is not opened because it can run code; {_EXPORT}"),
-    (0, b"\x80\x04", f"a pickle, which is not opened because it can run code; {_EXPORT}"),
-    (0, b"\x80\x05", f"a pickle, which is not opened because it can run code; {_EXPORT}"),
+    (0, b"\x80\x02", f"a pickle, which is not opened because it can run code; {_WEIGHTS}"),
+    (0, b"\x80\x03", f"a pickle, which is not opened because it can run code; {_WEIGHTS}"),
+    (0, b"\x80\x04", f"a pickle, which is not opened because it can run code; {_WEIGHTS}"),
+    (0, b"\x80\x05", f"a pickle, which is not opened because it can run code; {_WEIGHTS}"),
     (0, b"\x93NUMPY", "a numpy array, not a model; give an ONNX file"),
     (0, b"\x89HDF", "an HDF5 file (Keras?); convert it with tf2onnx"),
     (0, b"\x1f\x8b", "compressed with gzip; unpack it first"),
@@ -24,6 +25,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GGUF", "a GGUF file; give an ONNX file"),
     (4, b"TFL3", "a TensorFlow Lite file; convert it with tf2onnx"),
     (4, b"ORTM", "an ORT format file, which cannot be edited; give the ONNX file it was made from"),
+    (257, b"ustar", "a tar archive (torch before 0.1.10?); save module.state_dict() again with torch.save"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
 )
 
@@ -35,7 +37,7 @@ def read(path: Path) -> onnx.ModelProto:
     UnsupportedError for a model of another format; each says what to do.
     """
     if path.is_dir():
-        raise ModelError(f"{path}: is a folder; name the .onnx file in it")
+        raise ModelError(f"{path}: is a folder without config.json; name the model file in it")
     try:
         size = path.stat().st_size
         if size > LARGEST_MESSAGE:
@@ -61,7 +63,9 @@ def _refuse_other_formats(path: Path, data: bytes) -> None:
             raise UnsupportedError(f"{path}: is {text}")
     header = int.from_bytes(data[:8], "little")
     if data[8:9] == b"{" and 2 <= header <= len(data) - 8:
-        raise UnsupportedError(f"{path}: is a safetensors file: weights without a graph; {_EXPORT}")
+        raise UnsupportedError(
+            f"{path}: is a safetensors file: weights without a graph; name model.factory in the recipe"
+        )
     head = data[:512]
     if head.lstrip()[:1] in (b"<", b"{", b"#") or _is_text(head):
         raise UnsupportedError(f"{path}: is text, not an ONNX protobuf; give the binary .onnx file")
@@ -72,7 +76,7 @@ def _archive(data: bytes) -> str:
     if b"/constants.pkl" in data or b"/code/__torch__" in data:
         return f"is a TorchScript archive; {_EXPORT}"
     if b"/data.pkl" in data:
-        return f"is a torch checkpoint (weights without a graph); {_EXPORT}"
+        return "is a torch checkpoint (weights without a graph); name model.factory in the recipe"
     if b".npy" in data:
         return "is a numpy archive, not a model; give an ONNX file"
     return "is a zip archive; unpack it and give the .onnx file"

@@ -8,7 +8,8 @@ from mlcompress.errors import UnsupportedError, shorten
 def set_inference_mode(model: ir.Model) -> None:
     """BatchNormalization uses its running statistics, Dropout becomes Identity, in place.
 
-    Raises UnsupportedError when something reads what exists in training only (batch statistics).
+    Raises UnsupportedError when something reads what exists in training only (batch statistics), or when
+    the caller of the model says whether it trains.
     """
     nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
     norms = [node for node in nodes if node.op_type == "BatchNormalization" and node.domain == ""]
@@ -20,9 +21,20 @@ def set_inference_mode(model: ir.Model) -> None:
     for node in norms:
         node.attributes.pop("training_mode", None)
         node.resize_outputs(1)
-    for node in nodes:
-        if node.op_type == "Dropout" and node.domain == "":
-            _stop_dropping(node)
+    drops = [node for node in nodes if node.op_type == "Dropout" and node.domain == ""]
+    if asked := [str(node.name) for node in drops if _is_asked(node)]:
+        raise UnsupportedError(
+            f"{shorten(asked)}: whether Dropout drops is computed while the model runs; "
+            "export it in eval mode"
+        )
+    for node in drops:
+        _stop_dropping(node)
+
+
+def _is_asked(node: ir.Node) -> bool:
+    """Is `training_mode` neither left out nor a constant?"""
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    return mode is not None and mode.const_value is None
 
 
 def _stop_dropping(node: ir.Node) -> None:

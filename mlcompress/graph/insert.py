@@ -27,6 +27,10 @@ class Insertion:
         """`name`, or `name_1`, `name_2`... where it is taken; taken from now on."""
         return free(name, self._taken)
 
+    def is_taken(self, start: str) -> bool:
+        """Does any name begin so?"""
+        return any(name.startswith(start) for name in self._taken)
+
     def release(self, name: str) -> None:
         """Make the name of a removed value free again."""
         self._taken.discard(name)

@@ -7,12 +7,10 @@ import onnx_ir as ir
 
 from mlcompress.graph.initializers import constant
 from mlcompress.graph.operands import key, optional
-from mlcompress.graph.shape_arguments import Size, integers, slice_ranges
+from mlcompress.graph.shape_arguments import LONGEST, Size, integers, slice_ranges
 
 Vectors = dict[str, list[Size]]
 """Value name -> entries; a scalar has one."""
-_LONGEST = 64
-"""Entries of a vector that may be a shape; longer ones are data."""
 
 
 def evaluate(graph: ir.Graph) -> Vectors:
@@ -23,7 +21,7 @@ def evaluate(graph: ir.Graph) -> Vectors:
         if (
             numbers is not None
             and numbers.ndim <= 1
-            and numbers.size <= _LONGEST
+            and numbers.size <= LONGEST
             and numbers.dtype.kind == "i"
         ):
             vectors[name] = [int(number) for number in numbers.reshape(-1)]
@@ -94,7 +92,7 @@ def _arithmetic(function: Callable[[int, int], int]) -> Callable[[ir.Node, Vecto
             return None
         left, right = _aligned(parts[0], parts[1])
         return [
-            function(a, b) if isinstance(a, int) and isinstance(b, int) else None
+            _within(function(a, b)) if isinstance(a, int) and isinstance(b, int) else None
             for a, b in zip(left, right, strict=True)
         ]
 
@@ -106,6 +104,11 @@ def _aligned(left: Sequence[Size], right: Sequence[Size]) -> tuple[Sequence[Size
     return (list(left) * length if len(left) == 1 else left), (
         list(right) * length if len(right) == 1 else right
     )
+
+
+def _within(number: int) -> int | None:
+    """None for what would overflow: no axis has that length."""
+    return number if abs(number) < 2**62 else None
 
 
 def _divide(a: int, b: int) -> int:

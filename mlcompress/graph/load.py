@@ -5,13 +5,18 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from mlcompress import console
 from mlcompress.errors import ModelError, UserError
-from mlcompress.graph import external, formats, names, sparse, structure
+from mlcompress.graph import external, finite, formats, names, sparse, structure
 from mlcompress.graph.clean import clean
+from mlcompress.graph.evaluate import overflows
 from mlcompress.graph.save import fits_message, to_bytes
 from mlcompress.graph.session import ORT_ERRORS, Level, reason, session
 from mlcompress.graph.shapes import infer_shapes
 from mlcompress.graph.signature import signature
+
+_LONGEST_LINE = 400
+"""Characters of a message: names in a damaged file may have any length."""
 
 
 def load(path: Path | str) -> ir.Model:
@@ -21,9 +26,9 @@ def load(path: Path | str) -> ir.Model:
     The graph stays valid when the file is replaced (renamed over or unlinked), not when a data file is
     written into.
 
-    Raises ModelError for files that are missing, damaged, malformed, that reach outside their folder or that
-    onnxruntime refuses, and UnsupportedError for other formats; one line for each problem, each with the
-    path.
+    Raises ModelError for files that are missing, damaged, malformed, that reach outside their folder, whose
+    weights are NaN or that onnxruntime refuses, and UnsupportedError for other formats; one line for each
+    problem, each with the path.
     """
     path = Path(path)
     proto = formats.read(path)
@@ -33,6 +38,7 @@ def load(path: Path | str) -> ir.Model:
         clean(model)
         _complete_outputs(model)
         signature(model)
+        _check_numbers(model, path)
         source = to_bytes(model) if fits_message(model) else path
     except UserError as error:
         raise type(error)(*(_line(path, line) for line in error.lines)) from None
@@ -46,7 +52,8 @@ def load(path: Path | str) -> ir.Model:
 
 
 def _line(path: Path, text: str) -> str:
-    """One line, whatever the names in the file hold."""
+    """One line that fits a screen, whatever the names in the file hold."""
+    text = text if len(text) <= _LONGEST_LINE else text[: _LONGEST_LINE - 3] + "..."
     return f"{path}: " + "".join(mark if mark.isprintable() else "?" for mark in text)
 
 
@@ -70,6 +77,18 @@ def _complete_outputs(model: ir.Model) -> None:
     """Some exporters declare outputs without shape or even type; what can be inferred is added."""
     if any(value.shape is None or value.type is None for value in model.graph.outputs):
         infer_shapes(model)
+
+
+def _check_numbers(model: ir.Model, path: Path) -> None:
+    divided = [
+        f"node {node.name} divides the least integer by -1, which has no result; mend its constants"
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        if node.op_type == "Div" and overflows(node)
+    ]
+    if found := [*finite.problems(model), *divided]:
+        raise ModelError(*found)
+    for text in finite.doubts(model):
+        console.warn(_line(path, text))
 
 
 def _check_runs(source: bytes | Path, path: Path) -> None:

@@ -16,9 +16,10 @@ def name_nodes(proto: onnx.ModelProto) -> None:
     """Give nodes without a name a free one, made from the op type (`Conv`, `Conv_1`, ...), in file order."""
     bodies = [list(nodes(proto.graph)), *(list(function.node) for function in proto.functions)]
     taken = {node.name for body in bodies for node in body if node.name}
+    last: dict[str, int] = {}
     for body in bodies:
         for node in body:
-            node.name = node.name or free(node.op_type, taken)
+            node.name = node.name or free(node.op_type, taken, last)
 
 
 def make_unique(model: ir.Model) -> None:
@@ -29,6 +30,7 @@ def make_unique(model: ir.Model) -> None:
     """
     kept = [*model.graph.inputs, *model.graph.outputs]
     taken = {str(value.name) for value in kept}
+    last: dict[str, int] = {}
     seen: set[ir.Value] = set(kept)
     for value in _values(model):
         if value in seen:
@@ -37,22 +39,28 @@ def make_unique(model: ir.Model) -> None:
         if value.name == "" and value.producer() is not None:
             continue  # an optional output that the node leaves out
         if not value.name or value.name in taken:
-            value.name = free(value.name or "value", taken)
+            value.name = free(value.name or "value", taken, last)
         taken.add(value.name)
-    taken = set()
+    taken, last = set(), {}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if not node.name or node.name in taken:
-            node.name = free(node.name or node.op_type, taken)
+            node.name = free(node.name or node.op_type, taken, last)
         taken.add(node.name)
 
 
-def free(stem: str, taken: set[str]) -> str:
-    """`stem`, `stem_1`, `stem_2`, ...: the first one not taken; taken from now on."""
-    name, count = stem, 0
+def free(stem: str, taken: set[str], last: dict[str, int] | None = None) -> str:
+    """`stem`, `stem_1`, `stem_2`, ...: the first one not taken; taken from now on.
+
+    `last` remembers the number given to a stem, for callers that ask for many names and release none.
+    """
+    count = last.get(stem, 0) if last else 0
+    name = f"{stem}_{count}" if count else stem
     while name in taken:
         count += 1
         name = f"{stem}_{count}"
     taken.add(name)
+    if last is not None:
+        last[stem] = count
     return name
 
 

@@ -82,7 +82,11 @@ def _vector(node: ir.Node, vectors: Vectors, insertion: Insertion) -> bool:
     entries = vectors.get(out.name or "")
     if entries is None or out.shape is None or not out.uses() or not all(isinstance(e, int) for e in entries):
         return False
-    numbers = np.array(entries, dtype=out.dtype.numpy() if out.dtype is not None else np.int64)
+    kind = np.dtype(out.dtype.numpy() if out.dtype is not None else np.int64)
+    limits = np.iinfo(kind)
+    if any(not limits.min <= int(entry) <= limits.max for entry in entries if isinstance(entry, int)):
+        return False  # it wraps when it runs
+    numbers = np.array(entries, dtype=kind)
     if len(out.shape) == 0 and len(numbers) == 1:
         numbers = numbers.reshape(())
     out.replace_all_uses_with(insertion.constant(f"{out.name}_settled", numbers))

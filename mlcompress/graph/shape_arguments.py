@@ -12,6 +12,10 @@ Size = int | str | None
 """A static length, the name of a symbolic one, or None when nothing is known."""
 
 
+LONGEST = 64
+"""Entries of a vector that may be a shape; longer ones are data."""
+
+
 def elements(value: ir.Value | None) -> list[int | None] | None:
     """The entries of a shape argument, None where computed at run time. None: not even its length is known.
 
@@ -23,8 +27,10 @@ def elements(value: ir.Value | None) -> list[int | None] | None:
         if numbers is not None:
             found += [int(number) for number in numbers.reshape(-1)]
         elif piece.shape is not None and len(piece.shape) == 1 and isinstance(piece.shape[0], int):
-            found += [None] * piece.shape[0]
+            found += [None] * min(piece.shape[0], LONGEST + 1)
         else:
+            return None
+        if len(found) > LONGEST:
             return None
     return found or None
 

@@ -9,11 +9,14 @@ import onnx_ir as ir
 from mlcompress.errors import ModelError
 from mlcompress.graph.save import copy, message
 from mlcompress.graph.signature import Signature, Tensor
+from mlcompress.graph.structure import subgraphs
 
 OTHER_AXES = 16
 """Length of a dynamic axis that is not the batch, where nothing else is known."""
 _SMALL = 1024
 """Bytes of an initializer that shape inference may look at."""
+_LONGEST = 2**20
+"""Entries of a vector that onnx may take for a shape: it makes room for every one of them."""
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -22,11 +25,13 @@ def infer_shapes(model: ir.Model) -> None:
     Inputs and outputs keep what they declare; only an output that declares no shape is given one. Static data
     is propagated (Reshape targets, Slice bounds). What cannot be inferred (contrib ops) stays as it is.
     """
-    found = ir.serde.deserialize_model(
-        onnx.shape_inference.infer_shapes(
-            _outline(model), check_type=False, strict_mode=False, data_prop=True
+    outline = _outline(model)
+    static = onnx.shape_inference.infer_shapes(outline, check_type=False, strict_mode=False, data_prop=False)
+    if not _has_long_vector(static.graph):
+        static = onnx.shape_inference.infer_shapes(
+            outline, check_type=False, strict_mode=False, data_prop=True
         )
-    )
+    found = ir.serde.deserialize_model(static)
     declared = set(model.graph.outputs)
     for graph, inferred in zip(model.graphs(), found.graphs(), strict=True):
         known = {str(v.name): v for node in inferred for v in node.outputs if v.name}
@@ -47,7 +52,8 @@ def example_shapes(
     """A static shape for every input.
 
     Dynamic axes that are named like a batch ("batch", "N", "B", ...) become `batch`, or without such names
-    the first axes and those named like one; others become `other`. `shapes` gives whole shapes by input name.
+    the first axes and those named like one; others become `other`. `shapes` gives whole shapes by input name,
+    and so the lengths of all axes of the same names.
     Raises ModelError for names and shapes that do not fit the signature.
     """
     given = dict(shapes or {})
@@ -68,9 +74,18 @@ def example_shapes(
     batches = {size for size in axes if "batch" in size.lower() or size.lower() in ("n", "b")}
     batches = batches or axes.intersection(tensor.shape[0] for tensor in signature.inputs if tensor.shape)
 
+    known = {
+        size: length
+        for name, shape in given.items()
+        for size, length in zip(names[name].shape, shape, strict=True)
+        if isinstance(size, str)
+    }
+
     def length(axis: int, size: int | str | None) -> int:
         if isinstance(size, int):
             return size
+        if size in known:
+            return known[size]
         return batch if size in batches or (axis == 0 and size is None) else other
 
     return {
@@ -106,6 +121,15 @@ def example_feed(signature: Signature, shapes: Mapping[str, Sequence[int]]) -> d
         else:
             feed[tensor.name] = np.full(shape, "", dtype=object)
     return feed
+
+
+def _has_long_vector(graph: onnx.GraphProto) -> bool:
+    """Is there a vector of integers that propagating its entries would cost too much memory?"""
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        if len(kind.shape.dim) == 1 and kind.shape.dim[0].dim_value > _LONGEST:
+            return True
+    return any(_has_long_vector(inner) for node in graph.node for inner in subgraphs(node))
 
 
 def _fits(tensor: Tensor, shape: Sequence[int]) -> bool:

@@ -11,7 +11,9 @@ from mlcompress.errors import ModelError
 from mlcompress.graph.structure import nodes, subgraphs
 
 _LARGEST = 2**30
-"""Elements of a dense tensor made from a sparse one."""
+"""Bytes of a dense tensor made from a sparse one."""
+_SPARSEST = 1024
+"""Times what is stored, and 1 MiB: a few bytes must not ask for all memory."""
 
 
 def densify(proto: onnx.ModelProto) -> None:
@@ -37,11 +39,17 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     name, shape = sparse.values.name, list(sparse.dims)
-    if any(size < 0 for size in shape) or prod(shape) > _LARGEST:
+    if any(size < 0 for size in shape):
         raise ModelError(f"sparse tensor {name}: impossible shape {shape}")
     if TensorProto.EXTERNAL in (sparse.values.data_location, sparse.indices.data_location):
         raise ModelError(f"sparse tensor {name}: external data is not supported; store the tensor densely")
     values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    wanted, stored = prod(shape) * values.itemsize, values.nbytes + indices.nbytes
+    if wanted > min(_LARGEST, 2**20 + _SPARSEST * stored):
+        raise ModelError(
+            f"sparse tensor {name}: shape {shape} is too large for the {values.size} numbers in it; "
+            "store the tensor densely"
+        )
     dense = np.zeros(shape, values.dtype)
     count = values.size
     if indices.shape == (count,):

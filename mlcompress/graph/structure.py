@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto
 
 from mlcompress.errors import shorten
+from mlcompress.graph import expansion
 
 _BITS = {
     TensorProto.UINT4: 4,
@@ -40,9 +41,7 @@ def problems(model: onnx.ModelProto) -> list[str]:
     found = [(name, _tensor(tensor)) for name, tensor in tensors(model)]
     lines = [f"tensor {name}: {problem}" for name, problem in found if problem]
     lines += _graph(model.graph, frozenset())
-    names = Counter(node.name for node in nodes(model.graph) if node.name)
-    if twice := [name for name, count in names.items() if count > 1]:
-        lines.append(f"several nodes have the same name: {shorten(twice)}")
+    lines += _interface(model.graph) + expansion.problems(model)
     for function in model.functions:
         known = {*function.input, *(name for node in function.node for name in node.output)}
         if missing := [n for n in _undefined(function.node, known) if n]:
@@ -152,12 +151,23 @@ def _graph(graph: onnx.GraphProto, outer: frozenset[str]) -> list[str]:
         lines.append(f"values that nothing defines: {shorten(missing)}")
     if missing := [value.name for value in graph.output if value.name not in known]:
         lines.append(f"outputs that nothing defines: {shorten(missing)}")
+    names = Counter(node.name for node in graph.node if node.name)  # two bodies may use the same ones
+    if same := [name for name, count in names.items() if count > 1]:
+        lines.append(f"several nodes have the same name: {shorten(same)}")
     if cycle := _cycle(graph):
         lines.append(f"the graph has a cycle through {shorten(cycle)}")
     for node in graph.node:
         for inner in subgraphs(node):
             lines += _graph(inner, known)
     return lines
+
+
+def _interface(graph: onnx.GraphProto) -> list[str]:
+    names = Counter(value.name for value in graph.output)
+    twice = [name for name, count in names.items() if count > 1]
+    if not names:
+        return ["the graph has no outputs"]
+    return [f"outputs listed more than once: {shorten(twice)}"] if twice else []
 
 
 def _undefined(listed: "list[onnx.NodeProto]", known: "set[str] | frozenset[str]") -> list[str]:

@@ -5,7 +5,7 @@ import onnx_ir.passes.common as passes
 
 
 def remove_unused(model: ir.Model) -> None:
-    """Remove nodes, optional outputs, initializers and opset imports that nothing needs, in place.
+    """Remove nodes, optional outputs and initializers that nothing needs, in place.
 
     Inputs stay, also those that nothing reads: they are part of the signature.
     """
@@ -15,9 +15,6 @@ def remove_unused(model: ir.Model) -> None:
         for name, value in list(graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 del graph.initializers[name]
-    used = {node.domain for node in ir.traversal.RecursiveGraphIterator(model.graph)}
-    for domain in [domain for domain in model.opset_imports if domain and domain not in used]:
-        del model.opset_imports[domain]
 
 
 def _forget_dead_readers(model: ir.Model) -> None:

@@ -50,6 +50,7 @@ class Bench:
         samples = context.evaluation or context.calibration or context.train
         self._feeds = feeds.make(signature, recipe.measure, samples, seed=recipe.seed)
         self._before, self._baseline = original, cast("Path | None", None)
+        self._metric_before: Metric | None = None
         for skipped in self._providers.skipped:
             console.warn(f"measure.optional: {skipped['reason']}")
 
@@ -57,6 +58,7 @@ class Bench:
         """Put what is compared with into `folder`: the input as it is, cleaned, and the gate's baseline."""
         self._before = folder / "before.onnx"
         graph.save(model, self._before)
+        self._metric_before = self._metric(self._before)  # what cannot be judged is told before the work
         if baseline is not None:
             self._baseline = folder / "baseline.onnx"
             graph.save(baseline, self._baseline)
@@ -83,11 +85,14 @@ class Bench:
         )
         return [one.min_ms for one in found]
 
-    def compare(self, after: Path) -> Facts:
-        """Measure `after` against the input, and against the gate's baseline if there is one."""
+    def compare(self, after: Path, artifact: Path) -> Facts:
+        """Measure `after` against the input, and against the gate's baseline if there is one.
+
+        The size is that of `artifact`: the same file, or one that onnxruntime does not run.
+        """
         files = [self._before, after, *([self._baseline] if self._baseline else [])]
-        sizes = [size.on_disk(self._original), *(size.on_disk(path) for path in files[1:])]
-        metrics = [self._metric(path) for path in files]
+        sizes = [size.on_disk(self._original), *(size.on_disk(path) for path in (artifact, *files[2:]))]
+        metrics = [self._metric_before, *(self._metric(path) for path in files[1:])]
         times = self._timed(files)
         return Facts(
             size={

@@ -8,11 +8,15 @@ providers, never for the latency figure.
 import json
 import tempfile
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+from numpy.typing import NDArray
+
 from mlcompress.errors import UnsupportedError
+from mlcompress.graph.session import Level
 from mlcompress.measure import session as sessions
 from mlcompress.measure.providers import CPU, Provider
 from mlcompress.measure.session import Feeds, Model
@@ -55,6 +59,8 @@ class Executed:
     """Op type -> kernels run, over all providers."""
     names: frozenset[str]
     """Of the nodes run, as the graph has them where onnxruntime did not fuse."""
+    outputs: tuple[NDArray[Any], ...] = ()
+    """Of the run, in the model's order."""
 
     @property
     def fallback_nodes(self) -> int:
@@ -70,7 +76,14 @@ class Executed:
         }
 
 
-def profile(model: Model, feeds: Feeds, provider: Provider = CPU, *, threads: int = 1) -> Executed:
+def profile(
+    model: Model,
+    feeds: Feeds,
+    provider: Provider = CPU,
+    *,
+    threads: int = 1,
+    level: ort.GraphOptimizationLevel = Level.ORT_ENABLE_ALL,
+) -> Executed:
     """Run `model` twice in a session of its own and read the profile of the second run.
 
     Args:
@@ -80,13 +93,13 @@ def profile(model: Model, feeds: Feeds, provider: Provider = CPU, *, threads: in
         ModelError, UnsupportedError: the model cannot be loaded. DataError: it cannot be run on `feeds`.
     """
     with tempfile.TemporaryDirectory(prefix="mlcompress-profile-") as folder:
-        session = sessions.create(model, provider, threads=threads, profile=Path(folder) / "run")
+        session = sessions.create(model, provider, threads=threads, profile=Path(folder) / "run", level=level)
         arrays = sessions.feeds_for(session, feeds, sessions.label(model))
         sessions.run(session, arrays, sessions.label(model))
-        sessions.run(session, arrays, sessions.label(model))
+        outputs = sessions.run(session, arrays, sessions.label(model))
         written = session.end_profiling()
         events = json.loads(Path(written).read_text(encoding="utf-8"))
-    return summarise(events, provider.ort_name)
+    return replace(summarise(events, provider.ort_name), outputs=tuple(outputs))
 
 
 def refuse_fallback(ran: Executed, provider: str, label: str) -> None:

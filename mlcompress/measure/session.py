@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from mlcompress.errors import DataError, ModelError, UnsupportedError
-from mlcompress.graph.session import ORT_ERRORS, reason
+from mlcompress.graph.session import ORT_ERRORS, Level, reason
 from mlcompress.measure.providers import CPU, Provider, open_session
 
 Model = Path | bytes
@@ -22,13 +22,19 @@ def label(model: Model) -> str:
 
 
 def create(
-    model: Model, provider: Provider = CPU, *, threads: int = 1, profile: Path | None = None
+    model: Model,
+    provider: Provider = CPU,
+    *,
+    threads: int = 1,
+    profile: Path | None = None,
+    level: ort.GraphOptimizationLevel = Level.ORT_ENABLE_ALL,
 ) -> ort.InferenceSession:
     """A session for measuring.
 
     Args:
         threads: intra-op threads; 0 lets onnxruntime take all cores.
         profile: prefix of a profile file, which `end_profiling` then names.
+        level: how far onnxruntime may optimise the graph.
 
     Raises:
         ModelError: the file is missing or onnxruntime refuses it.
@@ -37,7 +43,7 @@ def create(
     if isinstance(model, Path) and not model.is_file():
         raise ModelError(f"{model}: no such file")
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.graph_optimization_level = level
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from mlcompress import files
+from mlcompress.checkpoint.detect import Kind, kind
 from mlcompress.errors import ModelError
 from mlcompress.graph import external, formats, structure
 from mlcompress.graph.initializers import initializers
@@ -33,20 +34,25 @@ class Size:
 
 
 def on_disk(path: Path) -> Size:
-    """Measure a model file and the external data it names.
+    """Measure a checkpoint of any kind: an ONNX file and the external data it names, or `files.parts`.
 
     Raises:
         ModelError: not a readable ONNX file, or its data are missing or lie outside the model's folder.
         UnsupportedError: a model of another format.
     """
-    names = external_data(path)
-    parts = [path, *(path.parent / name for name in names)]
+    names = external_data(path) if kind(path) is Kind.ONNX else ()
+    whole = [alone(part) for part in (*files.parts(path), *(path.parent / name for name in names))]
     return Size(
-        sum(part.stat().st_size for part in parts),
-        sum(_gzip_bytes(part) for part in parts),
-        files.sha256(path),
+        sum(part.bytes for part in whole),
+        sum(part.compressed_bytes for part in whole),
+        files.sha256(path) if path.is_dir() else whole[0].sha256,
         names,
     )
+
+
+def alone(path: Path) -> Size:
+    """Measure one file of any format."""
+    return Size(path.stat().st_size, _gzip_bytes(path), files.sha256(path))
 
 
 def external_data(path: Path) -> tuple[str, ...]:

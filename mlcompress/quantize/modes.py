@@ -72,7 +72,7 @@ def static(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: froz
     result, stored = ready.build(set(integer) - set(returned), form, plain)
     chosen = set(integer) - set(returned)
     integer = [str(n.name) for n in lay_out(ready.base.graph, lambda node: node.name in chosen).nodes]
-    reasons = _float_reasons(ready.base.graph, integer, kept, returned, obstacle)
+    reasons = float_reasons(ready.base.graph, integer, kept, returned, obstacle)
     details = {
         "observer": section.activations.observer.model_dump(),
         "calibration": {"samples": len(data), "synthetic": data.synthetic, "fingerprint": data.fingerprint},
@@ -112,7 +112,7 @@ def dynamic(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: fro
     returned, metrics = _hold_accuracy(recipe, context, model, lambda: ranked, lambda names: build(names)[0])
     result, stored = build(returned)
     integer = [str(node.name) for node in able if node.name not in returned]
-    reasons = _float_reasons(base.graph, integer, kept, returned, dynamic_obstacle)
+    reasons = float_reasons(base.graph, integer, kept, returned, dynamic_obstacle)
     if not integer:
         detail = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
         raise UnsupportedError(
@@ -187,7 +187,7 @@ def _hold_accuracy(
     return give_back(rank, build, metric, holds)
 
 
-def _float_reasons(
+def float_reasons(
     main: ir.Graph,
     integer: Collection[str],
     kept: Collection[str],

@@ -50,6 +50,16 @@ class _Latency(_Part):
     ratio_high: float | None = None
     verdict: str | None = None
     fallback_nodes: int | None = None
+    of: str | None = None
+
+
+class _Counts(_Part):
+    params: int
+    macs: int | None = None
+
+
+class _Size(_Part):
+    after: _Counts
 
 
 class _Use(_Part):
@@ -71,6 +81,7 @@ class CardFigures(_Part):
     metric: _Metric | None = None
     latency: tuple[_Latency, ...] = ()
     memory: _Memory | None = None
+    size: _Size | None = None
     synthetic: bool = False
     """Any of the stage's samples were random numbers."""
     synthetic_metric: bool = False
@@ -97,6 +108,7 @@ class CardFigures(_Part):
                 to_parent=self._ratio(one),
                 fallback_nodes=one.fallback_nodes or 0,
                 source="card",
+                of=one.of,
             )
             for one in self.latency
         )

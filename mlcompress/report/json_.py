@@ -89,6 +89,7 @@ def _latency(timing: Timing, base: Timing | None) -> dict[str, Any]:
         "parent": _ratio(timing.to_parent) if timing.to_parent else None,
         "fallback_nodes": timing.fallback_nodes,
         "source": timing.source,
+        "of": timing.of,
     }
 
 

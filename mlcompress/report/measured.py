@@ -1,6 +1,6 @@
 """All files of a report measured against each other: metric, latency on every provider, memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,14 +20,23 @@ class Bench:
     Args:
         rows: linked rows (see `chain.link`); their scores stay where the recipe has no evaluation data.
         baseline: index of the row that the others are compared with.
+        files: by the path of a row the ONNX file that is run in its place, where it is no such file itself.
 
     Raises:
         UserError: data, inputs or providers of the recipe cannot be used.
     """
 
-    def __init__(self, rows: Sequence[Row], baseline: int, recipe: ReportRecipe, *, no_code: bool) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        baseline: int,
+        recipe: ReportRecipe,
+        *,
+        no_code: bool,
+        files: Mapping[str, Path] | None = None,
+    ) -> None:
         self._rows, self._baseline, self._recipe = rows, baseline, recipe
-        self._paths = [Path(row.path) for row in rows]
+        self._paths = [(files or {}).get(row.path, Path(row.path)) for row in rows]
         signature = graph.signature(graph.load(self._paths[baseline]))
         self._data = _evaluation_data(recipe, signature, no_code)
         self._feeds = feeds.make(signature, recipe.measure, self._data, seed=recipe.seed).inputs
@@ -72,7 +81,7 @@ class Bench:
 
     def _times(self) -> list[Latency]:
         with TemporaryDirectory(prefix="mlcompress-report-") as folder:
-            return self._compared(timed_files(self._rows, self._baseline, Path(folder)))
+            return self._compared(timed_files(self._rows, self._paths, self._baseline, Path(folder)))
 
     def _compared(self, paths: Sequence[Path]) -> list[Latency]:
         return latency.decide(
@@ -111,7 +120,7 @@ class Bench:
         return Memory(used.peak_bytes, used.load_ms)
 
 
-def timed_files(rows: Sequence[Row], baseline: int, folder: Path) -> list[Path]:
+def timed_files(rows: Sequence[Row], paths: Sequence[Path], baseline: int, folder: Path) -> list[Path]:
     """The file of each row that is timed: its own, but a cleaned copy of a baseline that no stage wrote.
 
     Every stage cleans its input before it measures, too: to drop an exporter's leftovers halves the time of
@@ -120,10 +129,10 @@ def timed_files(rows: Sequence[Row], baseline: int, folder: Path) -> list[Path]:
     """
     base = rows[baseline]
     if base.stage is not None:
-        return [Path(row.path) for row in rows]
-    cleaned = folder / Path(base.path).name
-    graph.save(graph.load(base.path), cleaned)
-    return [cleaned if row.sha256 == base.sha256 else Path(row.path) for row in rows]
+        return list(paths)
+    cleaned = folder / paths[baseline].name
+    graph.save(graph.load(paths[baseline]), cleaned)
+    return [cleaned if row.sha256 == base.sha256 else path for row, path in zip(rows, paths, strict=True)]
 
 
 def _score(one: Metric, base: Metric, synthetic: bool) -> Score:

@@ -112,8 +112,8 @@ def _ratios(report: Report, setting: str) -> list[tuple[str, Ratio]]:
     for label, row in zip(words.labels(report.rows), report.rows, strict=True):
         timing = words.timing_at(row, setting)
         compared = words.shown_ratio(timing) if timing else None
-        if compared is not None and (row is not report.base or not report.measured):
-            found.append((label, compared))
+        if timing is not None and compared is not None and (row is not report.base or not report.measured):
+            found.append((label + words.twin(timing), compared))
     return found
 
 

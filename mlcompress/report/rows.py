@@ -37,6 +37,8 @@ class Timing:
     fallback_nodes: int = 0
     """Nodes that ran on another provider than the one named."""
     source: Source = "measured"
+    of: str | None = None
+    """What ran, where it was not the file itself (`onnx twin`)."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Row:
     compressed_bytes: int
     params: int
     macs: int | None = None
+    runs: bool = True
+    """Whether onnxruntime runs the file. Of TorchScript, which it does not run, only sizes are measured."""
     stage: str | None = None
     summary: str | None = None
     parent_path: str | None = None

@@ -85,7 +85,7 @@ def latency(report: Report, setting: str) -> Table:
         compared = words.shown_ratio(timing)
         ratio, outcome = Cell("–"), Cell("baseline")
         if row is not report.base or timing.source == "card":
-            ratio, outcome = Cell(words.ratio(compared)), _outcome(compared)
+            ratio, outcome = Cell(words.ratio(compared)), _outcome(compared, words.twin(timing))
         return (Cell(label), Cell(words.ms(timing.p50)), Cell(words.ms(timing.p90)), ratio, outcome)
 
     title = f"Latency on {setting}"
@@ -159,6 +159,6 @@ def _below(ratio: float) -> Kind:
     return "good" if ratio < 1 else "bad"
 
 
-def _outcome(ratio: Ratio | None) -> Cell:
+def _outcome(ratio: Ratio | None, of: str = "") -> Cell:
     kinds: dict[str, Kind] = {"faster": "good", "slower": "bad"}
-    return Cell(words.verdict(ratio), kinds.get(ratio.verdict, "neutral") if ratio else "neutral")
+    return Cell(words.verdict(ratio) + of, kinds.get(ratio.verdict, "neutral") if ratio else "neutral")

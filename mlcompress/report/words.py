@@ -106,6 +106,11 @@ def shown_ratio(timing: Timing) -> Ratio | None:
     return timing.to_parent if timing.source == "card" else timing.to_baseline
 
 
+def twin(timing: Timing) -> str:
+    """What else than the file itself was timed."""
+    return f" (of its {timing.of})" if timing.of else ""
+
+
 def setting(timing: Timing) -> str:
     """`cpu, batch 1, 1 thread`."""
     return (
@@ -185,10 +190,11 @@ def _size_finding(row: Row, base: Row) -> Finding:
 
 def _latency_findings(row: Row, base: Row) -> Iterator[Finding]:
     if not row.timings:
-        yield Finding("neutral", f"latency {NOT_MEASURED}")
+        why = "" if row.runs else "TorchScript: not run by onnxruntime, "
+        yield Finding("neutral", f"{why}latency {NOT_MEASURED}")
     for timing in row.timings:
         compared = shown_ratio(timing)
-        where = f"on {timing.provider}"
+        where = f"on {timing.provider}{twin(timing)}"
         if timing.source == "card" and compared is not None:
             where += f" than {plain(compared.against)}, says the card"
         if compared is None:
@@ -251,7 +257,7 @@ def notices(report: Report) -> list[str]:
         said.append(
             "Nothing was measured for this report: latency and metric are the cards' own, of different runs"
         )
-    elif any(row.score is not None and row.score.source == "card" for row in report.rows):
+    elif any(row.runs and row.score is not None and row.score.source == "card" for row in report.rows):
         said.append("The metric is from the cards: give a recipe with data.evaluate to measure it here")
     return said
 

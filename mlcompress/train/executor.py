@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from mlcompress.errors import ModelError, UnsupportedError
 from mlcompress.train.fuse import fuse
-from mlcompress.train.plan import Plan, compile_plan, execute, problems
+from mlcompress.train.ops.node import walk
+from mlcompress.train.plan import compile_plan, problems
+from mlcompress.train.steps import Plan, execute
 from mlcompress.train.values import fold, read, to_ir
 
 
@@ -24,12 +26,17 @@ class Executor(nn.Module):
     """Runs `model` with torch, with gradients.
 
     Weights are parameters, BatchNormalization statistics persistent buffers, both named as their initializer.
+    Weights of 16 bits are kept in float32 and rounded whenever they are read: small steps would be lost, and
+    the 1e-8 that Adam adds to a denominator is 0 in float16.
+    Those inside If, Loop and Scan too; `_1`, `_2`, ... tell equal names in two bodies apart. A branch that is
+    not taken leaves its weights without gradient.
     `train()` and `eval()` decide how BatchNormalization and Dropout behave, whatever mode the file has.
     The model is read once; only `write_back` changes it.
     """
 
-    def __init__(self, model: ir.Model, *, purpose: str = "train") -> None:
-        """`purpose` completes "cannot ..." in messages.
+    def __init__(self, model: ir.Model, *, purpose: str = "train", keep_stored: bool = False) -> None:
+        """`purpose` completes "cannot ..." in messages. `keep_stored` decodes stored weights in every run
+        and keeps weights in the types of the file.
 
         Raises UnsupportedError that names every op, attribute, input or output without a trainable form.
         """
@@ -40,10 +47,13 @@ class Executor(nn.Module):
         if lines:
             tail = "stages that need no gradients still work"
             raise UnsupportedError(*(f"model: cannot {purpose}: {line}; {tail}" for line in lines))
-        self._nodes = fold(graph.nodes, graph.constants)
+        self._nodes = fold(graph.nodes, graph.constants, keep_stored)
         self._graph = graph
         self._places: dict[str, tuple[dict[str, Any], str]] = {}
+        self._narrow: dict[str, torch.dtype] = {}
         for name, tensor in graph.trainable.items():
+            if tensor.dtype.itemsize == 2 and not keep_stored:
+                self._narrow[name], tensor = tensor.dtype, tensor.float()
             self._register(name, nn.Parameter(tensor))
         for name, tensor in graph.statistics.items():
             self._register(name, tensor)
@@ -60,6 +70,16 @@ class Executor(nn.Module):
         """Running means and variances of BatchNormalization by initializer name."""
         return {name: self._tensor(name) for name in self._graph.statistics}
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs."""
+        return self._graph.outputs
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Whatever a forward pass without taps reads: weights, statistics and constants by name."""
+        return {name: self._tensor(name) for name in self._plan(frozenset()).tensors}
+
     def forward(self, inputs: dict[str, Tensor], taps: Collection[str] = ()) -> dict[str, Tensor]:
         """Outputs of the graph by name, and the values named in `taps`.
 
@@ -69,7 +89,7 @@ class Executor(nn.Module):
         plan = self._plan(frozenset(taps))
         values: dict[str, Any] = dict(plan.literals)
         for name in plan.tensors:
-            values[name] = self._tensor(name)
+            values[name] = self._value(name)
         for name in self._graph.inputs:
             values[name] = inputs[name]
         device = inputs[self._graph.inputs[0]].device if self._graph.inputs else torch.device("cpu")
@@ -78,11 +98,14 @@ class Executor(nn.Module):
     def write_back(self) -> None:
         """Put weights and statistics into the model, under the same names and in the same types."""
         for name in (*self._graph.trainable, *self._graph.statistics):
-            value, tensor = self._graph.sources[name], to_ir(self._tensor(name), name)
+            value = self._graph.sources[name]
+            numbers = self._tensor(name).to(self._narrow.get(name))
+            tensor = to_ir(numbers, str(value.name))  # inside bodies `name` may be another one
             maker = value.producer()
             if maker is None:
                 value.const_value = tensor
-            else:  # a Constant node
+            else:  # a Constant node, which holds numbers in one of several attributes
+                maker.attributes.clear()
                 maker.attributes["value"] = ir.AttrTensor("value", tensor)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Executor":
@@ -100,7 +123,7 @@ class Executor(nn.Module):
             tensors = {**graph.constants, **graph.trainable, **graph.statistics}
             known = {*tensors, *graph.inputs, *(name for node in self._nodes for name in node.outputs)}
             if not taps <= known:
-                raise ModelError(*(_no_such(name, known) for name in sorted(taps - known)))
+                raise ModelError(*(self._no_such(name, known) for name in sorted(taps - known)))
             wanted = tuple(dict.fromkeys((*graph.outputs, *sorted(taps))))
             nodes = fuse(self._nodes, wanted, {name: tensor.shape for name, tensor in tensors.items()})
             plan = compile_plan(nodes, wanted, tensors)
@@ -127,11 +150,19 @@ class Executor(nn.Module):
             holder._non_persistent_buffers_set.add(leaf)
         self._places[name] = (place, leaf)
 
+    def _value(self, name: str) -> Any:
+        """What the steps read as `name`: the weight, statistic or constant itself, unless a subclass says
+        more."""
+        return self._tensor(name).to(self._narrow.get(name))
+
     def _tensor(self, name: str) -> Any:
         place, leaf = self._places[name]
         return place[leaf]
 
-
-def _no_such(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), 1)
-    return f"model: no tensor named {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    def _no_such(self, name: str, known: Collection[str]) -> str:
+        for node in self._nodes:
+            inner = {output for made in walk([node]) for output in made.outputs}
+            if name in inner:
+                return f"model: tensor {name!r} is inside {node.op} {node.name}; name one outside of it"
+        close = difflib.get_close_matches(name, sorted(known), 1)
+        return f"model: no tensor named {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")

@@ -49,6 +49,9 @@ def fuse(nodes: Sequence[Node], kept: Collection[str], shapes: Mapping[str, torc
 
     `kept` are the values that must stay, `shapes` the shapes of weights and constants.
     """
+    nodes = [
+        node.inside(lambda b: replace(b, nodes=tuple(fuse(b.nodes, b.outputs, shapes)))) for node in nodes
+    ]
     view = _View(nodes, kept, shapes)
     for position, node in enumerate(view.nodes):
         for rule in RULES.get(node.op, ()):
@@ -67,7 +70,7 @@ class _View:
     ) -> None:
         self.nodes = list(nodes)
         self.makers = {name: node for node in nodes for name in node.outputs if name}
-        self.reads = Counter(name for node in nodes for name in node.inputs)
+        self.reads = Counter(name for node in nodes for name in node.reads)
         self.kept = frozenset(kept)
         self.shapes = shapes
 

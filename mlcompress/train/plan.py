@@ -1,63 +1,34 @@
 """A graph turned into a list of steps, so that a forward pass decides nothing."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from mlcompress.errors import ModelError, shorten
+from mlcompress.errors import shorten
+from mlcompress.train.kinds import name_of
 from mlcompress.train.ops import OPS
 from mlcompress.train.ops.host import RULES, SOURCES
-from mlcompress.train.ops.node import DEVICE, DTYPES, TRAINING, Node, Refusal, Run
-
-ODD_KINDS = {
-    kind.value: kind.name.lower()
-    for kind in ir.DataType
-    if kind.is_string() or kind.name.startswith(("COMPLEX", "FLOAT8", "FLOAT4"))
-}
-"""TensorProto type numbers that nothing here computes with."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """values[write] = run(*values[reads]); then `frees` are forgotten."""
-
-    run: Run
-    reads: tuple[str, ...]
-    write: str
-    node: str
-    frees: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a forward pass does. Holds no tensor, so that a copied or moved executor may share it."""
-
-    steps: tuple[Step, ...]
-    tensors: tuple[str, ...]
-    """Weights and constants that the steps read as tensors."""
-    literals: Mapping[str, Any]
-    """Constants that the steps read as Python numbers or lists."""
-    results: Mapping[str, str]
-    """Name asked for -> name under which it is found after the last step."""
+from mlcompress.train.ops.node import DEVICE, DTYPES, PACKED, Node, Refusal, Run, is_tracing, walk
+from mlcompress.train.steps import Plan, Routine, Step, scoped
 
 
 def problems(nodes: Sequence[Node]) -> list[str]:
     """One line per op and reason that keeps `nodes` from running, [] when there is none."""
     unknown: dict[str, list[str]] = {}
     refused: dict[tuple[str, str], list[str]] = {}
-    for node in nodes:
-        odd = [kind for kind in map(node.kinds.get, (*node.inputs, *node.outputs)) if kind in ODD_KINDS]
+    for node in walk(nodes):
         if node.op not in OPS:
             unknown.setdefault(node.op, []).append(node.name)
             continue
         try:
+            op = OPS[node.op]
+            odd = [k for name in (*node.inputs, *node.outputs) if (k := node.kinds.get(name)) not in op.kinds]
             if odd:
-                raise Refusal(f"data type {ODD_KINDS[odd[0]]}")
-            OPS[node.op].bind(node)
+                raise Refusal(f"data type {name_of(odd[0])}")
+            op.bind(node)
         except Refusal as reason:
             refused.setdefault((node.op, str(reason)), []).append(node.name)
     lines = [f"op {op} (nodes {shorten(names)}) has no trainable form" for op, names in unknown.items()]
@@ -69,40 +40,7 @@ def problems(nodes: Sequence[Node]) -> list[str]:
 
 def compile_plan(nodes: Sequence[Node], wanted: Collection[str], tensors: Collection[str]) -> Plan:
     """Steps that compute the values `wanted`. `tensors` names the weights, statistics and constants."""
-    building = _Building(frozenset(tensors))
-    for node in live(nodes, wanted):
-        building.add(node)
-    kinds = nodes[0].kinds if nodes else {}
-    results = {name: building.result(name, kinds.get(name)) for name in wanted}
-    return Plan(
-        _with_frees(building.steps, set(results.values()) | building.read | building.literals.keys()),
-        tuple(sorted(building.read)),
-        building.literals,
-        results,
-    )
-
-
-def execute(plan: Plan, values: dict[str, Any], training: bool, device: torch.device) -> dict[str, Tensor]:
-    """Run the steps on `values` (inputs and `plan.tensors`, which is used up) and give the results by name.
-
-    Raises ModelError that names the node when torch refuses its inputs, which only happens for shapes or
-    types that the graph was not made for.
-    """
-    values[TRAINING], values[DEVICE] = training, device
-    step = None
-    try:
-        for step in plan.steps:
-            values[step.write] = step.run(*[values[name] for name in step.reads])
-            for name in step.frees:
-                del values[name]
-    except (RuntimeError, IndexError) as error:
-        if step is None or isinstance(error, torch.OutOfMemoryError):
-            raise
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"model: node {step.node}: {what}; do the inputs have the shapes it wants?"
-        ) from error
-    return {name: values[found] for name, found in plan.results.items()}
+    return _Building(frozenset(tensors), {}).plan(nodes, wanted, nodes[0].kinds if nodes else {})
 
 
 def live(nodes: Sequence[Node], wanted: Collection[str]) -> list[Node]:
@@ -112,21 +50,28 @@ def live(nodes: Sequence[Node], wanted: Collection[str]) -> list[Node]:
     for node in reversed(nodes):
         if needed.intersection(node.outputs):
             kept.append(node)
-            needed.update(node.inputs)
+            needed.update(node.reads)
     return kept[::-1]
 
 
 class _Building:
     """The steps so far, and in which form each value exists."""
 
-    def __init__(self, tensors: frozenset[str]) -> None:
+    def __init__(self, tensors: frozenset[str], ranks: Mapping[str, int]) -> None:
         self.tensors = tensors
         self.steps: list[Step] = []
         self.read: set[str] = set()
         self.literals: dict[str, Any] = {"": None}
-        self.ranks: dict[str, int] = {}
+        self.ranks = dict(ranks)
         """Rank of every value that is a Python number (0) or list (1)."""
         self.converted: set[str] = set()
+
+    def plan(self, nodes: Sequence[Node], wanted: Collection[str], kinds: Mapping[str, int]) -> Plan:
+        for node in live(nodes, wanted):
+            self.add(node)
+        results = {name: self.result(name, kinds.get(name)) for name in wanted}
+        kept = {*results.values(), *self.read, *self.literals}
+        return Plan(_with_frees(self.steps, kept), tuple(sorted(self.read)), self.literals, results)
 
     def add(self, node: Node) -> None:
         hosted = self._hosted(node)
@@ -137,14 +82,18 @@ class _Building:
             self.steps.append(Step(run, reads, node.outputs[0], node.name))
             return
         op = OPS[node.op]
-        run = op.bind(node)
         inputs = tuple(
             self._as_host(node, index) if index in op.host else self._as_tensor(name, node.name)
             for index, name in enumerate(node.inputs)
         )
+        if node.bodies:
+            node, around = self._compiled(node)
+            run, inputs = scoped(op.bind(node), len(inputs), around), inputs + around
+        else:
+            run = op.bind(node)
         if node.op in SOURCES:
             self.ranks[node.outputs[0]] = SOURCES[node.op]
-        if op.outputs == 1:
+        if op.outputs == 1 and node.plain:
             self.steps.append(Step(run, op.reserved + inputs, node.outputs[0], node.name))
             return
         several = f"{node.outputs}\0"
@@ -153,12 +102,25 @@ class _Building:
             if name:
                 self.steps.append(Step(_item(index), (several,), name, node.name))
 
+    def _compiled(self, node: Node) -> tuple[Node, tuple[str, ...]]:
+        """The node with its bodies as functions, and the values that these take from around it."""
+        routines: dict[str, Routine] = {}
+        for name, body in node.bodies.items():
+            building = _Building(self.tensors, self.ranks | dict.fromkeys(body.inputs[: body.hosted], 0))
+            plan = building.plan(body.nodes, body.outputs, node.kinds)
+            kinds = tuple(DTYPES.get(node.kinds.get(output, 0)) for output in body.outputs)
+            routines[name] = Routine(plan, body.inputs, body.outputs, body.shapes, kinds)
+            self.read.update(plan.tensors)
+        around = dict.fromkeys(name for routine in routines.values() for name in routine.reads)
+        return replace(node, attributes={**node.attributes, **routines}), tuple(around)
+
     def result(self, name: str, kind: int | None) -> str:
         """Under which name the tensor `name` is found in the end, in its declared integer type."""
         found = self._as_tensor(name, name)
-        if kind is None or name in self.read or DTYPES.get(kind, torch.float32).is_floating_point:
+        wanted = (DTYPES | PACKED).get(kind or 0, torch.float32)
+        if name in self.read or wanted.is_floating_point:
             return found
-        self.steps.append(Step(_to(DTYPES[kind]), (found,), f"{name}\0result", name))
+        self.steps.append(Step(_to(wanted), (found,), f"{name}\0result", name))
         return f"{name}\0result"
 
     def _hosted(self, node: Node) -> tuple[Run, int] | None:
@@ -222,10 +184,16 @@ def _to(kind: torch.dtype) -> Run:
 
 
 def _to_host(tensor: Tensor) -> Any:
+    if is_tracing():  # numbers would be written into the trace
+        return list(tensor.unbind()) if tensor.dim() else tensor
     return tensor.tolist()
 
 
 def _from_host(device: torch.device, value: Any) -> Tensor:
     if isinstance(value, list) and not value:
         return torch.empty(0, dtype=torch.int64, device=device)
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, Tensor) for part in parts):  # lengths are tensors while tracing
+        tensors = [p.to(device) if isinstance(p, Tensor) else torch.tensor(p, device=device) for p in parts]
+        return torch.stack(tensors) if isinstance(value, list) else tensors[0]
     return torch.tensor(value, device=device)

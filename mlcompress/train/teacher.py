@@ -82,11 +82,14 @@ class Teacher:
 
         `folder` keeps them as `<key>.<n>.npy` ([N, ...], in the order of `data`) beside `<key>.json`, which
         says what they were made from. They are used again only if that is the same and the files are whole;
-        None keeps them in memory.
+        None keeps them in memory. Values of which a sample has no row of its own, such as the state
+        [2, B, 128] of an LSTM, are not kept: the teacher runs on every batch.
 
         Raises:
             DataError: a value does not fit float16.
         """
+        if not self._has_rows(data):
+            return
         facts = self._facts(data)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         kept = None if folder is None else _read(folder, key, facts)
@@ -109,6 +112,14 @@ class Teacher:
             "values": list(self.values),
             "dtype": _DTYPE.name,
         }
+
+    def _has_rows(self, data: Dataset) -> bool:
+        """Whether the first axis of every value counts samples; found by running one sample and two."""
+        lengths = []
+        for count in (1, 2):
+            taught = self._run_session(to_torch(data.take(np.zeros(count, np.int64))))
+            lengths += [(value.shape[0] if value.ndim else 0) == count for value in taught.values()]
+        return all(lengths)
 
     def _compute(self, data: Dataset) -> list[np.ndarray]:
         arrays: list[np.ndarray] = []

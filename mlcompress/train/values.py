@@ -1,8 +1,7 @@
 """The values of a graph that exist before it runs: what is trained, what is a statistic, what is constant."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -11,39 +10,15 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from mlcompress.train.ops.node import Node
-from mlcompress.train.plan import ODD_KINDS, compile_plan, execute
+from mlcompress.graph.names import free
+from mlcompress.train.kinds import ODD_KINDS, kind_of, output_kinds
+from mlcompress.train.ops.node import Body, Node, walk
+from mlcompress.train.plan import compile_plan
+from mlcompress.train.steps import execute
+from mlcompress.train.weights import weights
 
-WEIGHTS: dict[str, tuple[int, ...]] = {
-    "Add": (0, 1),
-    "BatchNormalization": (1, 2),
-    "Concat": tuple(range(16)),
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Einsum": tuple(range(16)),
-    "Gather": (0,),
-    "Gemm": (0, 1, 2),
-    "GroupNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "MatMul": (0, 1),
-    "Mul": (0, 1),
-    "PRelu": (1,),
-    "RMSNormalization": (1,),
-}
-"""Inputs, by position, at which a floating-point constant is a weight."""
-
-PASSING = {
-    "Cast", "CastLike", "DequantizeLinear", "Expand", "Flatten", "Identity", "QuantizeLinear", "Reshape",
-    "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
-}  # fmt: skip
-"""Ops through whose first input a weight may pass on its way."""
-
-DEEPEST = 4
-"""How many such ops may lie between."""
-
-MASK = 1e4
-"""An added constant with an element this large is an attention mask, not a bias."""
+DECODED = 256
+"""Elements from which a value is a decoded weight, not a scale or a shape."""
 
 
 @dataclass(frozen=True)
@@ -65,74 +40,112 @@ class Graph:
 
 def read(model: ir.Model) -> Graph:
     """Names, constants and live nodes of `model`, which is not changed."""
-    graph = model.graph
-    sources: dict[str, ir.Value] = {str(name): value for name, value in graph.initializers.items()}
-    kinds = {str(value.name): int(value.dtype) for value in _values(graph) if value.dtype is not None}
-    constants = {}
-    for name, value in sources.items():
-        if value.const_value is not None:
-            kinds[name] = int(value.const_value.dtype)
-            if kinds[name] not in ODD_KINDS:
-                constants[name] = to_torch(value.const_value)
-    outputs = tuple(str(value.name) for value in graph.outputs)
-    live = _live(graph)
-    nodes = []
-    for node in live:
-        if node.op_type == "Constant" and node.domain == "" and (tensor := _constant(node)) is not None:
-            value = node.outputs[0]
-            sources[str(value.name)], constants[str(value.name)] = value, to_torch(tensor)
-            kinds[str(value.name)] = int(tensor.dtype)
-        else:
-            nodes.append(_node(node, graph.opset_imports.get("", 1), constants, kinds))
-    inputs = tuple(str(value.name) for value in graph.inputs if value.name not in constants)
+    reader = _Reader(model.graph)
+    reader.enter(model.graph)
+    constants = reader.constants
+    nodes = reader.nodes(model.graph, "")
+    inputs = tuple(name for value in model.graph.inputs if (name := reader.names[value]) not in constants)
+    outputs = tuple(reader.names[value] for value in model.graph.outputs)
+    everything = [*walk(nodes)]
     statistics = {
         name: constants[name]
-        for node in nodes
+        for node in everything
         if node.op == "BatchNormalization"
         for name in node.inputs[3:5]
         if name in constants
     }
-    trained = weights(nodes, constants) - statistics.keys()
+    trained = weights(everything, constants) - statistics.keys()
     trainable = {name: constants[name] for name in constants if name in trained}
     for name in [*trainable, *statistics]:
         del constants[name]
-    return Graph(nodes, inputs, outputs, sources, constants, trainable, statistics, kinds)
+    return Graph(nodes, inputs, outputs, reader.sources, constants, trainable, statistics, reader.kinds)
 
 
-def weights(nodes: Iterable[Node], constants: Mapping[str, Tensor]) -> set[str]:
-    """Floating-point constants that reach a weight slot, directly or through ops that only move elements.
+class _Reader:
+    """Takes graphs apart. Values of bodies get names of their own, so that one table holds all."""
 
-    Left out: single numbers that are added or multiplied (an epsilon, a factor), masks, and joined filler.
-    """
-    readers: defaultdict[str, list[tuple[Node, int]]] = defaultdict(list)
-    for node in nodes:
-        for index, name in enumerate(node.inputs):
-            readers[name].append((node, index))
+    def __init__(self, graph: ir.Graph) -> None:
+        self.opset = graph.opset_imports.get("", 1)
+        self.names: dict[ir.Value | None, str] = {None: ""}
+        self.taken: set[str] = set()
+        self.sources: dict[str, ir.Value] = {}
+        self.constants: dict[str, Tensor] = {}
+        self.kinds: dict[str, int] = {}
 
-    def reaches(name: str, tensor: Tensor, depth: int) -> bool:
-        for node, index in readers[name]:
-            if index in WEIGHTS.get(node.op, ()) and _is_weight(node.op, tensor):
-                return True
-            passes = index == 0 and node.op in PASSING and depth < DEEPEST
-            if passes and any(reaches(output, tensor, depth + 1) for output in node.outputs if output):
-                return True
-        return False
+    def enter(self, graph: ir.Graph) -> None:
+        """Names and types of the values of `graph`; those of bodies follow when their node is read."""
+        stored = [value for value in graph.initializers.values() if value.const_value is not None]
+        for value in (*graph.inputs, *stored, *(value for node in graph for value in node.outputs)):
+            if value not in self.names:
+                name = "" if value.name == "" else free(value.name or "value", self.taken)
+                self.names[value] = name
+                kind = kind_of(value)
+                if kind is not None:
+                    self.kinds[name] = kind
+        for value in stored:
+            self._store(value, value.const_value)
 
-    return {
-        name for name, tensor in constants.items() if tensor.is_floating_point() and reaches(name, tensor, 0)
-    }
+    def nodes(self, graph: ir.Graph, path: str) -> list[Node]:
+        """The live nodes but for constants, in order; `path` says where the graph is."""
+        found = []
+        for node in _live(graph):
+            tensor = _constant(node) if node.op_type == "Constant" and node.domain == "" else None
+            if tensor is not None:
+                self._store(node.outputs[0], tensor)
+            else:
+                found.append(self._node(node, path))
+        return found
 
+    def _store(self, value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
+        name = self.names[value]
+        if tensor is not None:
+            self.sources[name], self.kinds[name] = value, int(tensor.dtype)
+            if int(tensor.dtype) not in ODD_KINDS:
+                self.constants[name] = to_torch(tensor)
 
-def _is_weight(op: str, tensor: Tensor) -> bool:
-    if op in ("Add", "Mul"):
-        return tensor.numel() > 1 and bool((tensor.abs() < MASK).all())
-    if op == "Concat":
-        return tensor.numel() > 1 and bool((tensor != tensor.reshape(-1)[0]).any())
-    return tensor.dim() > 1 if op == "Gather" else True
+    def _node(self, node: ir.Node, path: str) -> Node:
+        outputs = tuple(
+            self.names[value] if value.uses() or value.is_graph_output() else "" for value in node.outputs
+        )
+        op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        name = f"{path}{node.name or outputs[0]}"
+        inputs = tuple(self.names[value] for value in node.inputs)
+        attributes = {
+            key: self._body(attribute.as_graph(), op, f"{name}/{key}/")
+            if attribute.type == ir.AttributeType.GRAPH
+            else _attribute(attribute)
+            for key, attribute in node.attributes.items()
+        }
+        made = Node(op, name, self.opset, inputs, outputs, attributes, self.constants, self.kinds)
+        if any(name and name not in self.kinds for name in outputs):  # the file does not state them all
+            for name, kind in zip(outputs, self._output_kinds(made), strict=False):
+                if name and kind is not None:
+                    self.kinds.setdefault(name, kind)
+        return made
+
+    def _output_kinds(self, node: Node) -> list[int | None]:
+        if node.bodies:
+            body = next(iter(node.bodies.values()))
+            return [self.kinds.get(name) for name in body.outputs[node.op == "Loop" :]]
+        kinds = [self.kinds.get(name) for name in node.inputs]
+        return output_kinds(node.op, node.opset, node.attributes, kinds, len(node.outputs))
+
+    def _body(self, graph: ir.Graph, op: str, path: str) -> Body:
+        self.enter(graph)
+        return Body(
+            nodes=tuple(self.nodes(graph, path)),
+            inputs=tuple(self.names[value] for value in graph.inputs),
+            outputs=tuple(self.names[value] for value in graph.outputs),
+            hosted=2 if op == "Loop" else 0,
+            shapes=tuple(
+                None if value.shape is None else tuple(n if isinstance(n, int) else 0 for n in value.shape)
+                for value in graph.outputs
+            ),
+        )
 
 
 def to_torch(tensor: ir.TensorProtocol) -> Tensor:
-    """A copy of an ONNX tensor. Types that torch lacks are widened: 4-bit to 8-bit, uint16 to int32, ..."""
+    """A copy of an ONNX tensor. Types that torch lacks are widened: 4-bit to 8-bit."""
     array = tensor.numpy()
     if tensor.dtype == ir.DataType.BFLOAT16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
@@ -141,9 +154,6 @@ def to_torch(tensor: ir.TensorProtocol) -> Tensor:
         ir.DataType.UINT4: np.uint8,
         ir.DataType.INT2: np.int8,
         ir.DataType.UINT2: np.uint8,
-        ir.DataType.UINT16: np.int32,
-        ir.DataType.UINT32: np.int64,
-        ir.DataType.UINT64: np.int64,
     }
     return torch.from_numpy(np.array(array, dtype=wider.get(tensor.dtype, array.dtype), order="C"))
 
@@ -156,39 +166,56 @@ def to_ir(tensor: Tensor, name: str) -> ir.TensorProtocol:
     return ir.tensor(tensor.numpy().copy(), name=name)
 
 
-def fold(nodes: Sequence[Node], constants: dict[str, Tensor]) -> list[Node]:
+def fold(nodes: Sequence[Node], constants: dict[str, Tensor], keep_stored: bool = False) -> list[Node]:
     """Compute what depends on constants alone (integer weights behind DequantizeLinear, index tables) now.
 
-    Adds the results to `constants` and gives the nodes that are left.
+    Adds the results to `constants` and gives the nodes that are left. `keep_stored` leaves what takes
+    more bytes than it is decoded from to be decoded in every run.
     """
     left = []
     for node in nodes:
-        if all(name in constants for name in node.inputs if name) and node.op != "Dropout":
+        node = node.inside(lambda body: replace(body, nodes=tuple(fold(body.nodes, constants, keep_stored))))
+        known = all(name in constants for name in node.reads if name)
+        if known and all(inner.op != "Dropout" for inner in walk([node])):
             outputs = [name for name in node.outputs if name]
             plan = compile_plan([node], outputs, constants)
             with torch.no_grad():
                 values: dict[str, Any] = {**plan.literals, **{name: constants[name] for name in plan.tensors}}
-                constants.update(execute(plan, values, False, torch.device("cpu")))
+                found = execute(plan, values, False, torch.device("cpu"))
+            if keep_stored and _is_decoded(found.values(), [constants[name] for name in plan.tensors]):
+                left.append(node)
+            else:
+                constants.update(found)
         else:
             left.append(node)
     return left
 
 
-def _values(graph: ir.Graph) -> Iterable[ir.Value]:
-    yield from graph.inputs
-    for node in graph:
-        yield from node.outputs
+def _is_decoded(made: Collection[Tensor], read: Collection[Tensor]) -> bool:
+    large = all(tensor.numel() >= DECODED for tensor in made)
+    return large and sum(tensor.nbytes for tensor in made) > sum(tensor.nbytes for tensor in read)
 
 
 def _live(graph: ir.Graph) -> list[ir.Node]:
     """The nodes that outputs depend on, in order."""
-    wanted = {id(value) for value in graph.outputs}
+    wanted = set(graph.outputs)
     live = []
     for node in reversed(graph):
-        if any(id(value) in wanted for value in node.outputs):
+        if not wanted.isdisjoint(node.outputs):
             live.append(node)
-            wanted.update(id(value) for value in node.inputs if value is not None)
+            wanted.update(_reads(node))
     return live[::-1]
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value]:
+    """Values that the node takes, also those that its bodies take."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            body = attribute.as_graph()
+            yield from body.outputs
+            for inner in body:
+                yield from _reads(inner)
 
 
 def _constant(node: ir.Node) -> ir.TensorProtocol | None:
@@ -206,23 +233,8 @@ def _constant(node: ir.Node) -> ir.TensorProtocol | None:
     return None if kind is None else ir.tensor(np.array(attribute.value, kind))
 
 
-def _node(node: ir.Node, opset: int, constants: dict[str, Tensor], kinds: dict[str, int]) -> Node:
-    outputs = tuple(
-        str(value.name) if value.uses() or value.is_graph_output() else "" for value in node.outputs
-    )
-    return Node(
-        op=node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}",
-        name=node.name or outputs[0],
-        opset=opset,
-        inputs=tuple("" if value is None else str(value.name) for value in node.inputs),
-        outputs=outputs,
-        attributes={name: _attribute(attribute) for name, attribute in node.attributes.items()},
-        constants=constants,
-        kinds=kinds,
-    )
-
-
 def _attribute(attribute: ir.Attr) -> object:
     if attribute.type == ir.AttributeType.TENSOR:
-        return to_torch(attribute.as_tensor())
+        tensor = attribute.as_tensor()
+        return tensor if int(tensor.dtype) in ODD_KINDS else to_torch(tensor)
     return list(attribute.value) if isinstance(attribute.value, tuple) else attribute.value

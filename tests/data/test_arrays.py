@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.opening import PIXELS, digits, model, npy, npz, opened
+from tests.data.opening import PIXELS, digits, model, npy, npz, opened, refusal
 
 ENTRY = {"inputs": {"image": "x"}, "label": "y", "transforms": PIXELS}
 
@@ -106,6 +106,24 @@ def test_fixed_batch_of_one_reads_samples(tmp_path: Path) -> None:
     assert len(data) == 5
     assert next(data.batches(1)).inputs["x"].shape == (1, 3)
     assert len(opened({"path": npz(tmp_path / "b.npz", x=np.zeros((1, 3), np.float32))}, signature)) == 1
+
+
+def test_the_only_array_beside_the_labels_is_the_only_input(tmp_path: Path) -> None:
+    arrays = digits()
+    entry = {"path": npz(tmp_path / "a.npz", **arrays), "label": "y", "transforms": PIXELS}
+    named = opened({**entry, "inputs": {"image": "x"}})
+    found = opened(entry)
+    batch, wanted = (data.take(np.arange(40)) for data in (found, named))
+    assert np.array_equal(batch.inputs["image"], wanted.inputs["image"])
+    assert found.origin.notes == ("data.train.inputs: array 'x' is taken for input 'image', the only one",)
+    assert named.origin.notes == ()
+
+
+def test_of_two_arrays_none_is_guessed(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", **digits(), mask=np.ones(40, np.float32))
+    (line,) = refusal({"path": path, "label": "y", "transforms": PIXELS})
+    assert "no array for model input 'image'" in line
+    assert "write `inputs: {image: x}`" in line
 
 
 def test_inputs_are_matched_by_their_own_names(tmp_path: Path) -> None:

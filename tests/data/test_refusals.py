@@ -60,13 +60,6 @@ HINT = "for pixels write `transforms: [{scale: 0.00392157}, ...]`"
 @pytest.mark.parametrize(
     ("change", "lines"),
     [
-        (
-            {"inputs": None},
-            [
-                "data.train.inputs: no array for model input 'image' float32 [N, 1, 28, 28]; "
-                f"{IMAGE_HAS}; write `inputs: {{image: x}}`"
-            ],
-        ),
         ({"inputs": {"image": "xx"}}, [f"data.train.inputs.image: no array 'xx'; {IMAGE_HAS}"]),
         (
             {"inputs": {"image": "x", "picture": "x"}},

@@ -181,6 +181,12 @@ def test_example_shapes_and_feeds(write: Write) -> None:
         "state": (2, 3, 3),
         "ids": (5,),
     }
+    # a shape that is given fixes the axes of the same names elsewhere
+    assert graph.example_shapes(signature, batch=3, other=5, shapes={"x": (1, 7, 4)}) == {
+        "x": (1, 7, 4),
+        "state": (2, 1, 3),
+        "ids": (7,),
+    }
     feed = graph.example_feed(signature, graph.example_shapes(signature))
     assert {name: array.dtype for name, array in feed.items()} == {
         "x": np.float32,

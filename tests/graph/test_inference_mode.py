@@ -71,3 +71,14 @@ def test_a_dropout_mask_that_is_read_keeps_dropout_in_inference_mode(write: Writ
     y, mask = run(graph.to_bytes(graph.load(path)), {"x": np.ones(50, np.float32)})
     assert mask.all()
     assert (y == 1).all()
+
+
+def test_a_mode_that_the_caller_chooses_is_refused(write: Write) -> None:
+    path = write(
+        """net (float[N, 2] x, bool on) => (float[N, 2] y) <float ratio = {0.5}> {
+            [drop] y = Dropout(x, ratio, on)
+        }""",
+        '<ir_version: 7, opset_import: ["" : 18]>',
+    )
+    with pytest.raises(UnsupportedError, match="drop: whether Dropout drops is computed"):
+        graph.load(path)

@@ -1,6 +1,5 @@
 """Measuring real files together; nothing here depends on how fast a machine is."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +81,12 @@ def test_only_a_baseline_that_no_stage_wrote_is_cleaned_before_it_is_timed(chain
     rows = collect([raw, chain[1], chain[2]], measure=False).rows
     folder = tmp_path / "cleaned"
     folder.mkdir()
-    cleaned, *others = timed_files(rows, 0, folder)
+    paths = [raw, *chain[1:]]
+    cleaned, *others = timed_files(rows, paths, 0, folder)
     assert others == chain[1:]
     assert [node.op_type for node in onnx.load(cleaned).graph.node] == ["Gemm", "Relu", "Gemm"]
-    assert timed_files(rows, 1, folder) == [raw, *chain[1:]]  # the baseline is an artifact
-    assert timed_files((rows[0], replace(rows[0], path="copy.onnx")), 0, folder) == [cleaned, cleaned]
+    assert timed_files(rows, paths, 1, folder) == paths  # the baseline is an artifact
+    assert timed_files((rows[0], rows[0]), [raw, tmp_path / "copy.onnx"], 0, folder) == [cleaned, cleaned]
 
 
 def test_memory_and_environment_are_measured(measured):

@@ -100,3 +100,24 @@ def test_dropout_drops_in_training_mode_only() -> None:
     assert set(y.tolist()) == {0.0, np.float32(1 / 0.75).item()}
     # 10,000 draws: standard deviation of the share is 0.0043
     assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
+def test_half_precision_weights_are_trained_in_single() -> None:
+    """Adam in float16 divides by 0 where a gradient is 0; and steps below half a unit would all be lost."""
+    text = """<ir_version: 10, opset_import: ["" : 18]> net (float16[n, 2] x) => (float16[n, 2] y)
+        { y = MatMul (x, w) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 2), np.float16), "w"))
+    model = ir.serde.deserialize_model(proto)
+    executor = Executor(model)
+    adam = torch.optim.Adam(executor.parameters(), lr=1e-4)
+    x = torch.tensor([[1.0, 0.0]], dtype=torch.float16)  # no gradient for the second row
+    for _ in range(10):
+        adam.zero_grad()
+        executor({"x": x})["y"].float().sum().backward()
+        adam.step()
+    executor.write_back()
+    got = model.graph.initializers["w"].const_value.numpy()
+    assert got.dtype == np.float16
+    # ten steps of 1e-4 from 1, where float16 has a unit of 4.9e-4 below 1
+    np.testing.assert_allclose(got, [[0.999, 0.999], [1, 1]], rtol=0, atol=3e-4)

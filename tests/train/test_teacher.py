@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -133,3 +134,26 @@ def test_data_that_does_not_fit_is_said() -> None:
     data = from_arrays({"image": np.zeros((4, 2, 6, 6), np.float32)})
     with pytest.raises(ModelError, match="teacher: does not run on this data"):
         cached(data, None)
+
+
+def test_values_without_a_row_for_each_sample_are_not_kept(tmp_path: Path) -> None:
+    """The state [2, B, 3] of a recurrent net: the teacher runs on each batch, and nothing is written."""
+    model = onnx_text("""
+        net (float[N, 3] x) => (float[2, N, 3] state) <int64[1] first = {0}> {
+            row = Unsqueeze(x, first)
+            twice = Neg(row)
+            state = Concat<axis = 0>(row, twice)
+        }
+    """)
+    x = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    data, ids = from_arrays({"x": x}), np.array([7, 3, 30])
+    teacher = Teacher(model, ["state"])
+    teacher.cache(data, tmp_path)
+    state = teacher(to_torch(data.take(ids)))["state"].numpy()
+    np.testing.assert_array_equal(state, np.stack([x[ids], -x[ids]]))
+    assert not list(tmp_path.iterdir())
+
+
+def onnx_text(text: str) -> ir.Model:
+    proto = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 18]>' + text)
+    return ir.serde.deserialize_model(proto)

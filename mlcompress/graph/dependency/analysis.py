@@ -103,7 +103,10 @@ def _apply(node: ir.Node, trace: Trace, graph: ir.Graph) -> None:
     elif any(value is not None and trace.rank(value) is None for value in node.inputs):
         trace.opaque(node, "the rank of an input is not known")
     else:
-        handler(node, trace)
+        try:
+            handler(node, trace)
+        except (IndexError, ValueError):  # onnxruntime loads it, but would not run it
+            trace.opaque(node, "its constants do not fit each other: it cannot run")
 
 
 def _is_body(attribute: ir.Attr) -> bool:

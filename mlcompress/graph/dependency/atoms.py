@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 Axis = Ids | None
+_MOST = 2**26
+"""Atoms of one analysis; no real net comes near, but a damaged file may declare lengths beyond all memory."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ class Atoms:
         self._soft: list[tuple[Ids, str]] = []
 
     def fresh(self, length: int, *, virtual: bool = False) -> Axis:
-        """Atoms for a new axis; None below length 2. Virtual: made by broadcasting, all elements equal."""
-        if length < 2:
+        """Atoms for a new axis; None below length 2, and where there are too many.
+
+        Virtual: made by broadcasting, all elements equal.
+        """
+        if length < 2 or self._count + length > _MOST:
             return None
         start = self._count
         self._count += length

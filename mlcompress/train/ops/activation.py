@@ -1,10 +1,12 @@
 """Activation functions with attributes, softmax, dropout."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlcompress.train.ops.node import TRAINING, Node, Refusal, Run, op, simple
+from mlcompress.train.ops.node import DTYPES, FLOAT16, TRAINING, Node, Refusal, Run, op, simple
 
 simple(
     "X",
@@ -68,6 +70,8 @@ def prelu(node: Node) -> Run:
     """x where x >= 0, slope x elsewhere; the slope broadcasts from the right."""
 
     def run(x: Tensor, slope: Tensor) -> Tensor:
+        if node.opset < 7 and slope.dim() == 1:  # of old the slope belonged to the channels
+            return F.prelu(x, slope)
         per_channel = slope.dim() == x.dim() - 1 and slope.shape[0] == slope.numel() == x.shape[1]
         if per_channel or slope.numel() == 1:
             return F.prelu(x, slope.reshape(-1))
@@ -85,9 +89,15 @@ def _softmax(node: Node, axis: int | None, function: Run) -> Run:
     return lambda x: function(x.flatten(first), -1).reshape(x.shape)
 
 
+def _softmax_of_half(x: Tensor, dim: int) -> Tensor:
+    """Rounded after every step, as onnx defines it; torch rounds once, which can differ in the last bit."""
+    shares = torch.exp(x - x.amax(dim, keepdim=True))
+    return shares / shares.sum(dim, keepdim=True)
+
+
 @op("Softmax", "input")
 def softmax(node: Node, *, axis: int | None = None) -> Run:
-    return _softmax(node, axis, torch.softmax)
+    return _softmax(node, axis, _softmax_of_half if node.kind(0) == FLOAT16 else torch.softmax)
 
 
 @op("LogSoftmax", "input")
@@ -95,14 +105,33 @@ def log_softmax(node: Node, *, axis: int | None = None) -> Run:
     return _softmax(node, axis, torch.log_softmax)
 
 
-@op("Dropout", "data ratio training_mode", host="training_mode", reserved=(TRAINING,))
+@op("Dropout", "data ratio training_mode", host="ratio training_mode", reserved=(TRAINING,), extra=1)
 def dropout(node: Node, *, ratio: float = 0.5, seed: int = 0) -> Run:
-    """Drops in training mode of the executor only, whatever `training_mode` says.
+    """Drops in training mode of the executor only, whatever a constant `training_mode` says.
 
     The ratio is an attribute before opset 12, an input since. `seed` is not used: the run seeds torch.
+    The mask says what is kept.
     """
-    given = node.fixed(1, "ratio")
-    share = ratio if given is None else float(given.item())
-    if share == 0.0:
+    node.fixed(2, "training_mode")
+    known = node.constant(1) if node.has(1) else torch.tensor(ratio)
+    kind = None if node.plain else node.kinds.get(node.outputs[1])
+
+    def run(training: bool, x: Tensor, share: float | None = None, mode: Any = None) -> Any:
+        chance = ratio if share is None else share
+        if node.plain:
+            return F.dropout(x, chance, training)
+        kept = torch.ones_like(x, dtype=torch.bool)
+        if training:
+            kept = torch.rand(x.shape, device=x.device) >= chance
+            x = x * kept / (1 - chance)
+        return x, kept.to(DTYPES[kind or 9])
+
+    if node.plain and known is not None and float(known) == 0.0:
         return lambda training, x, *rest: x
-    return lambda training, x, *rest: F.dropout(x, share, training)
+    return run
+
+
+@op("SwiGLU", "A B")
+def swiglu(node: Node, *, alpha: float = 1.0) -> Run:
+    """A sigmoid(alpha A) B"""
+    return lambda a, b: a * torch.sigmoid(alpha * a) * b

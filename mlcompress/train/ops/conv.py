@@ -1,4 +1,4 @@
-"""Convolution and pooling over any number of spatial axes.
+"""Convolution over any number of spatial axes.
 
 Symmetric pads go to the torch function itself; only asymmetric ones cost an extra `F.pad`.
 """
@@ -24,7 +24,7 @@ def _split(begin: Ints, end: Ints) -> tuple[list[int], list[int] | None]:
     return [0] * len(begin), pairs
 
 
-def _pads(auto_pad: str, pads: Ints | None, strides: Ints | None, dilations: Ints | None) -> Pads:
+def paddings(auto_pad: str, pads: Ints | None, strides: Ints | None, dilations: Ints | None) -> Pads:
     """How much padding a node asks for; SAME pads depend on the size of the input.
 
     onnxruntime refuses SAME pads with dilation as well.
@@ -65,7 +65,7 @@ def conv(
     strides: Ints | None = None,
 ) -> Run:
     """X: [N, C, ...], W: [M, C / group, ...], B: [M]. `kernel_shape` repeats the shape of W."""
-    padding = _pads(auto_pad, pads, strides, dilations)
+    padding = paddings(auto_pad, pads, strides, dilations)
     stride, dilation = list(strides or [1]), list(dilations or [1])
     no_output_padding = [0]
 
@@ -89,102 +89,42 @@ def conv_transpose(
     group: int = 1,
     kernel_shape: Ints | None = None,
     output_padding: Ints | None = None,
+    output_shape: Ints | None = None,
     pads: Ints | None = None,
     strides: Ints | None = None,
 ) -> Run:
-    """X: [N, C, ...], W: [C, M / group, ...], B: [M]. Pads cut the result."""
-    if auto_pad not in ("NOTSET", "VALID"):
+    """X: [N, C, ...], W: [C, M / group, ...], B: [M]. Pads cut the result; `output_shape` says how much, and
+    so does SAME, which makes the result the input times the stride.
+    """
+    if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         raise Refusal(f"attribute auto_pad={auto_pad!r}")
     stride, dilation, more = list(strides or [1]), list(dilations or [1]), list(output_padding or [0])
     half = len(pads or ()) // 2
     begin, end = (list(pads[:half]), list(pads[half:])) if pads and auto_pad == "NOTSET" else ([0], [0])
-    symmetric = begin if begin == end else [0]
+    wanted = None if output_shape is None else list(output_shape)
+    cut = wanted is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER")
+    symmetric = begin if begin == end and not cut else [0]
+
+    def cuts(x: Tensor, y: Tensor) -> tuple[list[int], list[int]]:
+        """How much to take off at both ends of every spatial axis; below 0 to add at the end."""
+        rank = y.dim() - 2
+        steps = stride * rank if len(stride) == 1 else stride
+        sizes = wanted[-rank:] if wanted else [n * s for n, s in zip(x.shape[2:], steps, strict=True)]
+        totals = [have - size for have, size in zip(y.shape[2:], sizes, strict=True)]
+        small = [max(total, 0) // 2 for total in totals]
+        large = [total - less for total, less in zip(totals, small, strict=True)]
+        if auto_pad == "SAME_UPPER":
+            return small, large
+        return [max(total, 0) for total in large], [min(*pair) for pair in zip(totals, small, strict=True)]
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        y = torch.convolution(x, weight, bias, stride, symmetric, dilation, True, more, group)
-        if begin != end:
-            for axis, (low, high) in enumerate(zip(begin, end, strict=True), start=2):
-                y = y.narrow(axis, low, y.shape[axis] - low - high)
-        return y
-
-    return run
-
-
-@op("MaxPool", "X")
-def max_pool(
-    node: Node,
-    *,
-    kernel_shape: Ints,
-    auto_pad: str = "NOTSET",
-    ceil_mode: int = 0,
-    dilations: Ints | None = None,
-    pads: Ints | None = None,
-    storage_order: int = 0,
-    strides: Ints | None = None,
-) -> Run:
-    """Padding never wins. `storage_order` only concerns Indices, which are refused where they are read."""
-    pool = _of_rank(len(kernel_shape), F.max_pool1d, F.max_pool2d, F.max_pool3d)
-    padding = _pads(auto_pad, pads, strides, dilations)
-    kernel, dilation = list(kernel_shape), list(dilations or [1] * len(kernel_shape))
-    stride = list(strides or [1] * len(kernel))
-
-    def run(x: Tensor) -> Tensor:
-        symmetric, extra = padding(x, kernel)
-        if extra is None and any(2 * pad > size for pad, size in zip(symmetric, kernel, strict=True)):
-            extra = [pad for pad in reversed(symmetric) for _ in range(2)]  # torch refuses such wide pads
-            symmetric = [0] * len(kernel)
-        if extra is not None:
-            x = F.pad(x, extra, value=float("-inf"))
-        return pool(x, kernel, stride, symmetric, dilation, bool(ceil_mode))
-
-    return run
-
-
-@op("AveragePool", "X")
-def average_pool(
-    node: Node,
-    *,
-    kernel_shape: Ints,
-    auto_pad: str = "NOTSET",
-    ceil_mode: int = 0,
-    count_include_pad: int = 0,
-    dilations: Ints | None = None,
-    pads: Ints | None = None,
-    strides: Ints | None = None,
-) -> Run:
-    if any(step != 1 for step in dilations or ()):
-        raise Refusal(f"attribute dilations={list(dilations or ())}")
-    pool = _of_rank(len(kernel_shape), F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-    padding = _pads(auto_pad, pads, strides, None)
-    kernel, stride = list(kernel_shape), list(strides or [1] * len(kernel_shape))
-    ceil, include = bool(ceil_mode), bool(count_include_pad)
-
-    def run(x: Tensor) -> Tensor:
-        symmetric, extra = padding(x, kernel)
-        if extra is None:
-            return pool(x, kernel, stride, symmetric, ceil, include)
-        if ceil and include:
-            raise RuntimeError("ceil_mode with asymmetric pads that count")
-        y = pool(F.pad(x, extra), kernel, stride, 0, ceil)
-        if include:
+        y = torch.convolution(
+            x, weight, None if cut else bias, stride, symmetric, dilation, True, more, group
+        )
+        if not cut and begin == end:
             return y
-        inside = F.pad(torch.ones_like(x[:1, :1]), extra)
-        return y / pool(inside, kernel, stride, 0, ceil)
+        edges = cuts(x, y) if cut else (begin, end)
+        y = F.pad(y, [-edge for pair in reversed(list(zip(*edges, strict=True))) for edge in pair])
+        return y if bias is None or not cut else y + bias.reshape(-1, *[1] * (y.dim() - 2))
 
     return run
-
-
-@op("GlobalAveragePool", "X")
-def global_average_pool(node: Node) -> Run:
-    return lambda x: x.mean(tuple(range(2, x.dim())), keepdim=True)
-
-
-@op("GlobalMaxPool", "X")
-def global_max_pool(node: Node) -> Run:
-    return lambda x: x.amax(tuple(range(2, x.dim())), keepdim=True)
-
-
-def _of_rank(rank: int, *functions: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    if not 1 <= rank <= len(functions):
-        raise Refusal(f"{rank} spatial axes")
-    return functions[rank - 1]

@@ -2,11 +2,16 @@
 
 What is computed from `Shape` and integer constants, of rank 0 or 1, never becomes a tensor: it costs nothing,
 stays out of autograd, and dynamic axes stay dynamic. A host value is an int or bool, or a list of them.
+While torch.jit traces, lengths are tensors of rank 0, which must not be turned into Python numbers.
 """
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from mlcompress.train.ops.node import Node, Run
 
@@ -14,8 +19,10 @@ Rule = Callable[[Node, Sequence[int | None]], tuple[Run, int] | None]
 """(node, rank of each input) -> run function and rank of the result; None: use the tensor form."""
 
 
-def _divide(a: int, b: int) -> int:
+def _divide(a: Any, b: Any) -> Any:
     """Towards zero, as ONNX divides integers."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.div(a, b, rounding_mode="trunc")
     quotient = abs(a) // abs(b)
     return quotient if (a < 0) == (b < 0) else -quotient
 
@@ -31,8 +38,8 @@ ELEMENTWISE: dict[str, Run] = {
     "Identity": lambda a: a,
     "Less": operator.lt,
     "LessOrEqual": operator.le,
-    "Max": max,
-    "Min": min,
+    "Max": lambda *values: _extreme(max, torch.maximum, values),
+    "Min": lambda *values: _extreme(min, torch.minimum, values),
     "Mul": operator.mul,
     "Neg": operator.neg,
     "Not": operator.not_,
@@ -40,6 +47,16 @@ ELEMENTWISE: dict[str, Run] = {
     "Sub": operator.sub,
     "Where": lambda c, a, b: a if c else b,
 }
+
+
+def _extreme(of_numbers: Run, of_tensors: Run, values: Sequence[Any]) -> Any:
+    if any(isinstance(value, Tensor) for value in values):
+        return reduce(of_tensors, map(torch.as_tensor, values))
+    return of_numbers(values)
+
+
+def _whole(value: Any) -> Any:
+    return value.long() if isinstance(value, Tensor) else int(value)
 
 
 def _broadcast(function: Run) -> Run:
@@ -65,7 +82,7 @@ def _elementwise(function: Run) -> Rule:
 
 
 def _cast(node: Node, ranks: Sequence[int | None]) -> tuple[Run, int] | None:
-    functions: dict[int, Run] = {6: int, 7: int, 9: bool}  # int32, int64, bool
+    functions: dict[int, Run] = {6: _whole, 7: _whole, 9: bool}  # int32, int64, bool
     function = functions.get(node.attributes["to"])
     return None if function is None else (_broadcast(function), ranks[0] or 0)
 

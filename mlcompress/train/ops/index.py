@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlcompress.train.ops.node import DEVICE, Node, Refusal, Run, op
+from mlcompress.train.ops.node import DEVICE, DTYPES, Node, Refusal, Run, op
+from mlcompress.train.ops.node import dtype as dtype_of
 
 Ints = Sequence[int]
 
 
-def _positive(indices: Tensor, length: int) -> Tensor:
+def positive(indices: Tensor, length: int) -> Tensor:
     """ONNX counts negative indices from the end; most torch functions do not."""
     return torch.where(indices < 0, indices + length, indices)
 
@@ -27,7 +28,7 @@ def gather(node: Node, *, axis: int = 0) -> Run:
 
     def run(x: Tensor, indices: Tensor) -> Tensor:
         dim = axis % x.dim()
-        picked = _positive(indices, x.shape[dim])
+        picked = positive(indices, x.shape[dim])
         if dim == 0 and x.dim() == 2:
             return F.embedding(picked, x)
         shape = [*x.shape[:dim], *indices.shape, *x.shape[dim + 1 :]]
@@ -38,36 +39,23 @@ def gather(node: Node, *, axis: int = 0) -> Run:
 
 @op("GatherElements", "data indices")
 def gather_elements(node: Node, *, axis: int = 0) -> Run:
-    return lambda x, indices: torch.gather(x, axis, _positive(indices, x.shape[axis]).long())
+    return lambda x, indices: torch.gather(x, axis, positive(indices, x.shape[axis]).long())
 
 
 @op("GatherND", "data indices")
 def gather_nd(node: Node, *, batch_dims: int = 0) -> Run:
-    """The last axis of the indices addresses the first axes of `data`."""
-    if batch_dims:
-        raise Refusal(f"attribute batch_dims={batch_dims}")
-    return lambda x, indices: x[indices.unbind(-1)]
+    """The last axis of the indices addresses the first axes of `data`, after `batch_dims` that both have."""
 
+    def run(x: Tensor, indices: Tensor) -> Tensor:
+        shared = [
+            torch.arange(length, device=x.device).reshape(
+                [-1 if i == d else 1 for i in range(indices.dim() - 1)]
+            )
+            for d, length in enumerate(x.shape[:batch_dims])
+        ]
+        return x[(*shared, *indices.unbind(-1))]
 
-REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
-
-
-@op("ScatterElements", "data indices updates")
-def scatter_elements(node: Node, *, axis: int = 0, reduction: str = "none") -> Run:
-    if reduction == "none":
-        return lambda x, indices, new: x.scatter(axis, _positive(indices, x.shape[axis]).long(), new)
-    if reduction not in REDUCE:
-        raise Refusal(f"attribute reduction={reduction!r}")
-    how = REDUCE[reduction]
-    return lambda x, indices, new: x.scatter_reduce(axis, _positive(indices, x.shape[axis]).long(), new, how)
-
-
-@op("ScatterND", "data indices updates")
-def scatter_nd(node: Node, *, reduction: str = "none") -> Run:
-    if reduction not in ("none", "add"):
-        raise Refusal(f"attribute reduction={reduction!r}")
-    accumulate = reduction == "add"
-    return lambda x, indices, new: x.index_put(indices.unbind(-1), new, accumulate)
+    return run if batch_dims else lambda x, indices: x[indices.unbind(-1)]
 
 
 @op("Slice", "data starts ends axes steps", host="starts ends axes steps")
@@ -117,20 +105,40 @@ def one_hot(node: Node, *, axis: int = -1) -> Run:
         dim = axis % (indices.dim() + 1)
         shape = [-1 if i == dim else 1 for i in range(indices.dim() + 1)]
         steps = torch.arange(count, device=indices.device).reshape(shape)
-        return torch.where(_positive(indices, count).unsqueeze(dim) == steps, values[1], values[0])
+        return torch.where(positive(indices, count).unsqueeze(dim) == steps, values[1], values[0])
 
     return run
 
 
 @op("ConstantOfShape", "input", host="input", reserved=(DEVICE,))
 def constant_of_shape(node: Node, *, value: Tensor | None = None) -> Run:
+    if value is not None and not isinstance(value, Tensor):
+        raise Refusal("attribute value (data type)")
     number, kind = (0.0, torch.float32) if value is None else (value.item(), value.dtype)
     return lambda device, shape: torch.full(tuple(shape), number, dtype=kind, device=device)
 
 
+@op("EyeLike", "input")
+def eye_like(node: Node, *, dtype: int | None = None, k: int = 0) -> Run:
+    """Ones on the diagonal that `k` moves, in the shape of the input."""
+    wanted = None if dtype is None else dtype_of(dtype, "dtype")
+
+    def run(x: Tensor) -> Tensor:
+        column = torch.arange(x.shape[1], device=x.device)
+        row = torch.arange(x.shape[0], device=x.device)[:, None]
+        return (column - row == k).to(wanted or x.dtype)
+
+    return run
+
+
 @op("Range", "start limit delta", host="start limit delta", reserved=(DEVICE,))
 def range_(node: Node) -> Run:
-    """start, start + delta, ... below limit. Whole numbers give int64, as the exporters use it."""
-    kinds = {known.dtype for known in (node.constant(i) for i in range(3)) if known is not None}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    return lambda device, start, limit, delta: torch.arange(start, limit, delta, dtype=kind, device=device)
+    """start, start + delta, ... below limit."""
+    number = node.kind(0) or node.kind(1) or node.kind(2)
+    kind = None if number is None else DTYPES[number]
+
+    def run(device: torch.device, *given: Any) -> Tensor:
+        start, limit, delta = (one[0] if isinstance(one, list) else one for one in given)
+        return torch.arange(start, limit, delta, dtype=kind, device=device)
+
+    return run

@@ -1,5 +1,9 @@
 """Normalisation."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,9 +35,9 @@ def instance_normalization(node: Node, *, epsilon: float = 1e-5) -> Run:
     return lambda x, scale, bias: F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
 
 
-@op("LayerNormalization", "X Scale B")
+@op("LayerNormalization", "X Scale B", extra=2)
 def layer_normalization(node: Node, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Run:
-    """Over all axes from `axis` on; scale and bias broadcast to those."""
+    """Over all axes from `axis` on; scale and bias broadcast to those. Mean and 1 / deviation are float32."""
     _stash(stash_type)
 
     def run(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -43,7 +47,12 @@ def layer_normalization(node: Node, *, axis: int = -1, epsilon: float = 1e-5, st
         y = F.layer_norm(x, shape, None, None, epsilon) * scale
         return y if bias is None else y + bias
 
-    return run
+    def run_with_statistics(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        dims = list(range(x.dim()))[axis:]
+        variance, mean = torch.var_mean(x.to(torch.float32), dims, correction=0, keepdim=True)
+        return run(x, *rest), mean, torch.rsqrt(variance + epsilon)
+
+    return run if node.plain else run_with_statistics
 
 
 @op("RMSNormalization", "X scale")
@@ -67,19 +76,45 @@ def group_normalization(node: Node, *, num_groups: int, epsilon: float = 1e-5, s
     return run
 
 
+@op("MeanVarianceNormalization", "X")
+def mean_variance_normalization(node: Node, *, axes: Sequence[int] = (0, 2, 3)) -> Run:
+    """(x - mean) / (deviation + 1e-9) over `axes`"""
+    dims = list(axes)
+
+    def run(x: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(x, dims, correction=0, keepdim=True)
+        return (x - mean) / (deviation + 1e-9)
+
+    return run
+
+
 @op("LpNormalization", "input")
 def lp_normalization(node: Node, *, axis: int = -1, p: int = 2) -> Run:
-    return lambda x: F.normalize(x, p=float(p), dim=axis, eps=1e-30)
+    """x / (sum of |x|^p)^(1/p) along `axis`; zeros stay zeros."""
+    if p not in (1, 2):
+        raise Refusal(f"attribute p={p}")
+
+    def run(x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, p, axis, keepdim=True)
+        return x / torch.where(length == 0, torch.ones_like(length), length)
+
+    return run
 
 
 @op("LRN", "X")
 def local_response_normalization(
     node: Node, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
 ) -> Run:
-    """x / (bias + alpha / size * sum of squares over `size` channels) ^ beta"""
-    if size % 2 == 0:
-        raise Refusal(f"attribute size={size} (torch centres even windows differently)")
-    return lambda x: F.local_response_norm(x, size, alpha, beta, bias)
+    """x / (bias + alpha / size * sum of squares over `size` channels) ^ beta; an even window reaches one
+    channel further up.
+    """
+
+    def run(x: Tensor) -> Tensor:
+        edges = [0, 0] * (x.dim() - 2) + [(size - 1) // 2, size // 2]
+        total = F.pad(x * x, edges).unfold(1, size, 1).sum(-1)
+        return x / (bias + alpha / size * total) ** beta
+
+    return run
 
 
 def _stash(stash_type: int) -> None:

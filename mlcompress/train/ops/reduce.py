@@ -10,7 +10,11 @@ from mlcompress.train.ops.node import Node, Refusal, Run, op
 
 
 def _mean(x: Tensor, dims: list[int], keep: bool) -> Tensor:
-    return x.mean(dims, keepdim=keep)
+    """Whole numbers are cut towards zero."""
+    if x.is_floating_point():
+        return x.mean(dims, keepdim=keep)
+    total = x.sum(dims, keepdim=keep)
+    return torch.div(total, x.numel() // max(total.numel(), 1), rounding_mode="trunc").to(x.dtype)
 
 
 def _sum(x: Tensor, dims: list[int], keep: bool) -> Tensor:
@@ -23,14 +27,42 @@ def _product(x: Tensor, dims: list[int], keep: bool) -> Tensor:
     return x
 
 
-REDUCTIONS = {
+def _largest(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    return x.amax(dims, keepdim=keep) if x.numel() else _of_nothing(x, dims, keep, -1)
+
+
+def _smallest(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    return x.amin(dims, keepdim=keep) if x.numel() else _of_nothing(x, dims, keep, 1)
+
+
+def _of_nothing(x: Tensor, dims: list[int], keep: bool, sign: int) -> Tensor:
+    """The extreme of no elements: the other end of the type."""
+    ends: Any = (False, True) if x.dtype == torch.bool else (float("-inf"), float("inf"))
+    if not x.is_floating_point() and x.dtype != torch.bool:
+        ends = (torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max)
+    shape = x.sum(dims, keepdim=keep).shape
+    return torch.full(shape, ends[sign > 0], dtype=x.dtype, device=x.device)
+
+
+def _in_floats(function: Run) -> Run:
+    """Roots and logarithms of whole numbers are cut to whole numbers."""
+
+    def run(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+        if x.is_floating_point():
+            return function(x, dims, keep)  # type: ignore[no-any-return]
+        return function(x.to(torch.float64), dims, keep).to(x.dtype)  # type: ignore[no-any-return]
+
+    return run
+
+
+REDUCTIONS: dict[str, Run] = {
     "ReduceL1": lambda x, dims, keep: _sum(x.abs(), dims, keep),
-    "ReduceL2": lambda x, dims, keep: torch.linalg.vector_norm(x, 2, dims, keep),
-    "ReduceLogSum": lambda x, dims, keep: _sum(x, dims, keep).log(),
-    "ReduceLogSumExp": lambda x, dims, keep: torch.logsumexp(x, dims, keep),
-    "ReduceMax": lambda x, dims, keep: x.amax(dims, keepdim=keep),
+    "ReduceL2": _in_floats(lambda x, dims, keep: torch.linalg.vector_norm(x, 2, dims, keep)),
+    "ReduceLogSum": _in_floats(lambda x, dims, keep: _sum(x, dims, keep).log()),
+    "ReduceLogSumExp": _in_floats(lambda x, dims, keep: torch.logsumexp(x, dims, keep)),
+    "ReduceMax": _largest,
     "ReduceMean": _mean,
-    "ReduceMin": lambda x, dims, keep: x.amin(dims, keepdim=keep),
+    "ReduceMin": _smallest,
     "ReduceProd": _product,
     "ReduceSum": _sum,
     "ReduceSumSquare": lambda x, dims, keep: _sum(x * x, dims, keep),
@@ -81,18 +113,3 @@ def arg_max(node: Node, *, axis: int = 0, keepdims: int = 1, select_last_index: 
 @op("ArgMin", "data")
 def arg_min(node: Node, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Run:
     return _extreme(node, torch.argmin, axis, keepdims, select_last_index)
-
-
-@op("TopK", "X K", host="K", outputs=2)
-def top_k(node: Node, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> Run:
-    """Values and indices of the K largest (or smallest); of equal elements the first comes first."""
-    if node.opset < 10:
-        raise Refusal(f"opset {node.opset} (K is an input since opset 10)")
-
-    def run(x: Tensor, count: Any) -> tuple[Tensor, Tensor]:
-        k = count[0] if isinstance(count, list) else count
-        # torch.topk leaves the order of equal elements open; a stable sort does not.
-        values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
-        return values.narrow(axis, 0, k), indices.narrow(axis, 0, k)
-
-    return run

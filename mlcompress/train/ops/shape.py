@@ -6,12 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlcompress.train.ops.node import Node, Refusal, Run, op
+from mlcompress.train.ops.node import PACKED, UNSIGNED, Node, Refusal, Run, op
 
 Ints = Sequence[int]
 
+MOVED = UNSIGNED | PACKED.keys()
+"""Types that can be moved although there is no arithmetic for them."""
 
-@op("Reshape", "data shape", host="shape")
+
+@op("Reshape", "data shape", host="shape", more=MOVED)
 def reshape(node: Node, *, allowzero: int = 0) -> Run:
     """-1 is inferred; 0 copies the axis of the input unless `allowzero`."""
     known = node.constant(1)
@@ -23,7 +26,7 @@ def reshape(node: Node, *, allowzero: int = 0) -> Run:
     return lambda x, shape: x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape)])
 
 
-@op("Flatten", "input")
+@op("Flatten", "input", more=MOVED)
 def flatten(node: Node, *, axis: int = 1) -> Run:
     """[product of the axes before `axis`, product of the rest]"""
 
@@ -38,7 +41,7 @@ def flatten(node: Node, *, axis: int = 1) -> Run:
     return run
 
 
-@op("Transpose", "data")
+@op("Transpose", "data", more=MOVED)
 def transpose(node: Node, *, perm: Ints | None = None) -> Run:
     if perm is None:
         return lambda x: x.permute(*range(x.dim() - 1, -1, -1))
@@ -46,7 +49,7 @@ def transpose(node: Node, *, perm: Ints | None = None) -> Run:
     return lambda x: x.permute(order)
 
 
-@op("Squeeze", "data axes", host="axes")
+@op("Squeeze", "data axes", host="axes", more=MOVED)
 def squeeze(node: Node, *, axes: Ints | None = None) -> Run:
     """Axes are an attribute before opset 13, an input since; none: every axis of length 1."""
     fixed = tuple(axes) if axes else None
@@ -58,7 +61,7 @@ def squeeze(node: Node, *, axes: Ints | None = None) -> Run:
     return run
 
 
-@op("Unsqueeze", "data axes", host="axes")
+@op("Unsqueeze", "data axes", host="axes", more=MOVED)
 def unsqueeze(node: Node, *, axes: Ints | None = None) -> Run:
     """Axes count in the result; an attribute before opset 13, an input since."""
     fixed = [] if axes is None else list(axes)
@@ -73,12 +76,12 @@ def unsqueeze(node: Node, *, axes: Ints | None = None) -> Run:
     return run
 
 
-@op("Concat", "inputs*")
+@op("Concat", "inputs*", more=MOVED)
 def concat(node: Node, *, axis: int) -> Run:
     return lambda *xs: torch.cat(xs, axis)
 
 
-@op("Split", "input split", host="split", outputs=1 << 30)
+@op("Split", "input split", host="split", outputs=1 << 30, more=MOVED)
 def split(node: Node, *, axis: int = 0, split: Ints | None = None, num_outputs: int | None = None) -> Run:
     """Sizes are an attribute before opset 13, an input since; none: equal parts, the last may be smaller."""
     parts = len(node.outputs)
@@ -93,7 +96,7 @@ def split(node: Node, *, axis: int = 0, split: Ints | None = None, num_outputs: 
     return run
 
 
-@op("Expand", "input shape", host="shape")
+@op("Expand", "input shape", host="shape", more=MOVED)
 def expand(node: Node) -> Run:
     """Broadcasts both ways: a 1 in the shape keeps the axis of the input."""
 
@@ -107,12 +110,12 @@ def expand(node: Node) -> Run:
     return run
 
 
-@op("Tile", "input repeats", host="repeats")
+@op("Tile", "input repeats", host="repeats", more=MOVED)
 def tile(node: Node) -> Run:
     return lambda x, repeats: x.repeat(repeats)
 
 
-@op("DepthToSpace", "input")
+@op("DepthToSpace", "input", more=MOVED)
 def depth_to_space(node: Node, *, blocksize: int, mode: str = "DCR") -> Run:
     """[N, C b^2, H, W] -> [N, C, H b, W b]"""
     if mode not in ("DCR", "CRD"):
@@ -128,25 +131,28 @@ def depth_to_space(node: Node, *, blocksize: int, mode: str = "DCR") -> Run:
     return run
 
 
-@op("SpaceToDepth", "input")
-def space_to_depth(node: Node, *, blocksize: int) -> Run:
+@op("SpaceToDepth", "input", more=MOVED)
+def space_to_depth(node: Node, *, blocksize: int, mode: str = "DCR") -> Run:
     """[N, C, H, W] -> [N, b^2 C, H / b, W / b]"""
+    if mode not in ("DCR", "CRD"):
+        raise Refusal(f"attribute mode={mode!r}")
 
     def run(x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         y = x.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize)
-        return y.permute(0, 3, 5, 1, 2, 4).reshape(n, c * blocksize**2, h // blocksize, w // blocksize)
+        order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+        return y.permute(order).reshape(n, c * blocksize**2, h // blocksize, w // blocksize)
 
     return run
 
 
-@op("Shape", "data")
+@op("Shape", "data", more=MOVED)
 def shape(node: Node, *, start: int = 0, end: int | None = None) -> Run:
     """A host value: a list of numbers."""
     return lambda x: list(x.shape[start:end])
 
 
-@op("Size", "data")
+@op("Size", "data", more=MOVED)
 def size(node: Node) -> Run:
     """A host value: a number."""
     return lambda x: x.numel()
