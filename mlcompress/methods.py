@@ -10,6 +10,7 @@ REGISTRIES = {
     "losses": ("mlcompress.train.losses", "losses"),
     "criteria": ("mlcompress.prune.criteria", "criteria"),
     "observers": ("mlcompress.quantize.observers", "observers"),
+    "schemes": ("mlcompress.quantize.schemes", "schemes"),
     "encodings": ("mlcompress.graph.encodings", "encodings"),
 }
 """Kind -> module and name of its registry."""

@@ -138,7 +138,9 @@ def _growth(told: list[str], facts: Facts) -> list[str]:
     before, after = facts.size["before"]["bytes"], facts.size["after"]["bytes"]
     if after <= 1.01 * before or any("the file grows" in line for line in told):
         return []
-    return [f"the file grows from {before} to {after} bytes"]
+    is_decoded = before < 3 * facts.size["before"]["params"]  # a float32 has four bytes
+    hint = ": weights that it computed or stored in fewer bits are written out; quantize packs them again"
+    return [f"the file grows from {before} to {after} bytes{hint if is_decoded else ''}"]
 
 
 def _tell(job: Job, card: Card, checked: list[Checked]) -> None:

@@ -12,6 +12,7 @@ from mlcompress.graph.dependency.widths import multiple
 from mlcompress.prune import amounts
 from mlcompress.prune.amounts import Ranked
 from mlcompress.prune.criteria import Group, criteria
+from mlcompress.prune.dequantised import for_ranking
 from mlcompress.prune.recipe import PruneSection
 
 
@@ -31,7 +32,13 @@ class Channels:
         analysis = analyse(model, skip=self._skip)
         self.original = {family.name: family.units for family in analysis.families}
         self.skipped = _skipped(analysis, section)
-        self._allowed = {family.name for family in analysis.families if _is_allowed(family, section)}
+        scored, allowed = for_ranking(model), [f for f in analysis.families if _is_allowed(f, section)]
+        self._allowed = {family.name for family in allowed if _group(scored, family, rng).slices}
+        self.skipped += [
+            {"name": family.name, "reason": "no float weights to rank its channels by; prune the float model"}
+            for family in allowed
+            if family.name not in self._allowed
+        ]
 
     @property
     def families(self) -> int:
@@ -43,7 +50,8 @@ class Channels:
         threshold."""
         analysis = analyse(self._model, skip=self._skip)
         families = [family for family in analysis.families if family.name in self._allowed]
-        ranked = [self._rank(family) for family in families]
+        scored = for_ranking(self._model)
+        ranked = [self._rank(scored, family) for family in families]
         keep = self._amounts(ranked, ratio)
         dead = {
             family.name: _lowest(family.scores, len(family.scores) - keep[family.name]) for family in ranked
@@ -55,11 +63,11 @@ class Channels:
         now = {family.name: family.units for family in analyse(self._model, skip=self._skip).families}
         return {name: [units, now.get(name, 1)] for name, units in self.original.items()}
 
-    def _rank(self, family: Family) -> Ranked:
+    def _rank(self, scored: ir.Model, family: Family) -> Ranked:
         score = criteria.bind(self._section.criterion)
         original = self.original[family.name]
         rounded_to = multiple(original, conv=family.conv, round_to=self._section.round_to)
-        return Ranked(family.name, score(_group(self._model, family, self._rng)), rounded_to, original)
+        return Ranked(family.name, score(_group(scored, family, self._rng)), rounded_to, original)
 
     def _amounts(self, ranked: list[Ranked], ratio: float | None) -> Mapping[str, int]:
         if ratio is None:

@@ -15,6 +15,8 @@ Masks = dict[str, NDArray[np.bool_]]
 
 WEIGHT_INPUTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1, "GRU": 1, "RNN": 1}
 """Which input of an op holds its weight matrix; recurrent ops have a second one, R, right after."""
+LARGE = 64
+"""Elements from which a tensor that stays as it is is worth a line in the card."""
 
 
 def prunable(model: ir.Model, skip: Collection[str]) -> list[str]:
@@ -35,6 +37,41 @@ def prunable(model: ir.Model, skip: Collection[str]) -> list[str]:
             ):
                 names[value.name] = None
     return list(names)
+
+
+def left_alone(model: ir.Model, names: Collection[str], skip: Collection[str]) -> list[dict[str, str]]:
+    """Weights that are not in `names`, those in bodies of If, Loop and Scan too, and why.
+
+    Only what has two axes longer than 1: all else is a bias or a scale.
+    """
+    found = []
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or value.name in names or tensor.size < LARGE:
+                continue
+            if sum(size != 1 for size in tensor.shape) < 2:
+                continue
+            readers = [use.node for use in value.uses()]
+            is_inner = any(node.graph is not model.graph for node in readers)
+            if reason := _reason(readers, tensor, is_inner, skip):
+                found.append({"name": str(value.name), "reason": reason})
+    return found
+
+
+def _reason(
+    readers: list[ir.Node], tensor: ir.TensorProtocol, is_inner: bool, skip: Collection[str]
+) -> str | None:
+    if is_inner:
+        return "read inside an If, Loop or Scan: left as it is"
+    if any(node.name in skip for node in readers):
+        return "`skip` names its node"
+    ops = ", ".join(sorted({node.op_type for node in readers}))
+    if not tensor.dtype.is_floating_point():
+        is_weight = any(word in ops for word in ("Dequantize", "Integer", "QLinear"))
+        told = f"holds {tensor.dtype.name.lower()} numbers: prune the float model it was made from"
+        return told if is_weight else None
+    return f"read by {ops}: only weight matrices of layers lose single weights" if ops else None
 
 
 def choose(

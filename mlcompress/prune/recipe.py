@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mlcompress.prune.criteria import criteria
-from mlcompress.recipe.sections import Count, Fraction, Section, Shared, named, refuse_unused
+from mlcompress.recipe.finetune import Finetune
+from mlcompress.recipe.sections import Count, Section, Shared, named, refuse_unused
 
 
 class PruneSchedule(Section):
@@ -23,20 +24,6 @@ class PruneSchedule(Section):
     def count(self) -> int:
         """Steps of this schedule."""
         return self.steps if self.name == "iterative" else 1
-
-
-class Finetune(Section):
-    """Train what is left, with `train` settings, to answer as the original did."""
-
-    teacher: Literal["original", "none"] = Field("original", description="none: labels only")
-    temperature: Annotated[float, Field(gt=0)] = Field(4.0, description="divides the logits of both")
-    soft: Fraction = Field(
-        0.9, description="weight of the teacher's answers; labels have the rest, where there are any"
-    )
-
-    @model_validator(mode="after")
-    def _own_options(self) -> "Finetune":
-        return refuse_unused(self, dict.fromkeys(("temperature", "soft"), self.teacher == "original"))
 
 
 class PruneSection(Section):

@@ -13,6 +13,9 @@ from mlcompress.prune import elements
 from mlcompress.prune.channels import Channels
 from mlcompress.prune.recipe import PruneRecipe, PruneSection
 
+TIED = "all are tied to its inputs and outputs, or `skip` names them"
+"""Why no channel can go where no node stands in the way."""
+
 
 def run(model: ir.Model, recipe: PruneRecipe, context: Context) -> tuple[ir.Model, Change]:
     """Prune `model` in place by `recipe.prune`.
@@ -35,7 +38,8 @@ def _prune_channels(
     channels = Channels(model, recipe.prune, skip, np.random.default_rng(recipe.seed))
     if not channels.families:
         raise UnsupportedError(
-            "prune: no channel of this model can be removed; `mlcompress inspect` shows why"
+            f"prune: no channel of this model can be removed ({_first(channels.skipped) or TIED}); "
+            f"{_instead(model)}"
         )
     before = graph.parameters(model)
     histories = []
@@ -48,6 +52,7 @@ def _prune_channels(
     gone, all_units = sum(old - new for old, new in widths.values()), sum(old for old, _ in widths.values())
     summary = f"{gone} of {all_units} channels removed, {before:,} -> {graph.parameters(model):,} parameters"
     warnings = [] if gone else ["nothing was removed: rounding or the guards left every family as it was"]
+    warnings += _unimproved(histories)
     details = {"families": widths, "finetune": [history for history in histories if history]}
     return Change(summary, details, channels.skipped, warnings)
 
@@ -56,9 +61,11 @@ def _prune_elements(
     model: ir.Model, original: ir.Model, recipe: PruneRecipe, skip: Collection[str], context: Context
 ) -> Change:
     names = elements.prunable(model, skip)
+    skipped = elements.left_alone(model, names, skip)
     if not names:
         raise UnsupportedError(
-            "prune: no weight matrix of this model can be pruned; `mlcompress inspect` shows its layers"
+            f"prune: no weight matrix of this model can be pruned ({_first(skipped) or 'it has none'}); "
+            "`mlcompress inspect` shows its layers"
         )
     rng = np.random.default_rng(recipe.seed)
     histories = []
@@ -70,12 +77,35 @@ def _prune_elements(
     zeros = {name: int(mask.size - mask.sum()) for name, mask in masks.items()}
     gone, weights = sum(zeros.values()), sum(mask.size for mask in masks.values())
     warnings = [
-        "zeros take the bytes and the time of other weights: this file is smaller only when compressed"
+        "zeros take the bytes and the time of other weights: this file is smaller only when compressed",
+        *_unimproved(histories),
     ]
     details = {"zeros": zeros, "finetune": [history for history in histories if history]}
     return Change(
-        f"{gone:,} of {weights:,} weights set to zero ({gone / weights:.0%})", details, [], warnings
+        f"{gone:,} of {weights:,} weights set to zero ({gone / weights:.0%})", details, skipped, warnings
     )
+
+
+def _instead(model: ir.Model) -> str:
+    integer = sorted({node.op_type for node in model.graph if "Integer" in node.op_type})
+    if integer:
+        return f"it computes with {' and '.join(integer)}: prune the float model it was made from"
+    return "`mlcompress inspect` shows its layers"
+
+
+def _unimproved(histories: list[dict[str, Any] | None]) -> list[str]:
+    """Fine-tuning that changed nothing is said: its first weights compete, and were not beaten."""
+    return [
+        f"fine-tune {step}: no epoch was better on the validation data than the weights before it, which are "
+        "kept; train longer, change train.optimizer.lr, or judge by another evaluate.metric"
+        for step, history in enumerate(histories, start=1)
+        if history is not None and history["best_epoch"] == 0
+    ]
+
+
+def _first(skipped: list[dict[str, str]]) -> str:
+    """What stands in the way, the first three of it."""
+    return "; ".join(f"{entry['name']}: {entry['reason']}" for entry in skipped[:3])
 
 
 def _ratios(section: PruneSection) -> list[float | None]:
@@ -99,14 +129,10 @@ def _recover(
     if finetune is None:
         return None
     from mlcompress.train.executor import Executor
-    from mlcompress.train.losses import entry
-    from mlcompress.train.recover import default_losses, recover, training_data
+    from mlcompress.train.recover import finetune_losses, recover, training_data
 
     executor = Executor(model, purpose="prune")
-    losses = [entry("hard")]
-    if finetune.teacher == "original":
-        weights = {"soft": finetune.soft, "temperature": finetune.temperature}
-        losses = default_losses(original, training_data(context), recipe.evaluate, **weights)
+    losses = finetune_losses(finetune, original, training_data(context), recipe.evaluate)
     history = recover(
         model,
         original,

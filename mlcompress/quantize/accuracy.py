@@ -9,6 +9,7 @@ from mlcompress import console
 from mlcompress.errors import UnsupportedError
 
 Build = Callable[[Sequence[str]], ir.Model]
+TRIES = 16
 
 
 def give_back(
@@ -17,12 +18,13 @@ def give_back(
     evaluate: Callable[[ir.Model], float],
     holds: Callable[[float], bool],
 ) -> tuple[list[str], list[float]]:
-    """The shortest run of the worst layers whose return to float makes `holds(metric)` true.
+    """As few of the worst layers as make `holds(metric)` true by their return to float.
 
-    `rank()`: layer names, worst first; asked for only when it is needed. `build(names)`: the graph with these
-    in float. Found by bisection, as if the metric rose with every layer given back; the answer itself
-    is always measured. Gives the names and all metrics measured. Raises UnsupportedError when the limit does
-    not hold even with all of them in float.
+    `rank()`: layer names, worst first; asked for only when it is needed. `build(names)`: the graph with
+    these in float. The shortest run from the worst on is found by bisection, as if the metric rose with
+    every layer given back; then up to TRIES of its layers, the least bad first, are made integers again
+    where the limit holds without them. The answer itself is always measured. Gives the names and all
+    metrics measured. Raises UnsupportedError when the limit does not hold even with all of them in float.
     """
     measured: dict[int, float] = {}
     ranked: Sequence[str] = ()
@@ -45,7 +47,13 @@ def give_back(
             middle = (bad + enough) // 2
             bad, enough = (bad, middle) if good(middle) else (middle, enough)
             advance(1)
-    return list(ranked[:enough]), list(measured.values())
+    found, metrics = list(ranked[:enough]), list(measured.values())
+    for name in ranked[: enough - 1][::-1][:TRIES]:  # without the last one the run did not hold
+        fewer = [other for other in found if other != name]
+        metrics.append(evaluate(build(fewer)))
+        if holds(metrics[-1]):
+            found = fewer
+    return found, metrics
 
 
 def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:

@@ -5,8 +5,8 @@ number of samples (onnxruntime's own histogram calibrators keep every activation
 224).
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -25,14 +25,31 @@ BATCH_BYTES = 32 * 2**20
 """Activations of the observed tensors that one run may return."""
 
 
+class Statistic(Protocol):
+    """What is known of one tensor so far."""
+
+    def update(self, values: np.ndarray) -> None:
+        """Add one batch."""
+
+
+S = TypeVar("S", bound=Statistic)
+
+
 def observe(model: ir.Model, names: Iterable[str], data: "Dataset") -> dict[str, Seen]:
+    """What observers need to know of the named tensors; as `track`."""
+    return track(model, names, data, Seen)
+
+
+def track(model: ir.Model, names: Iterable[str], data: "Dataset", kind: Callable[[], S]) -> dict[str, S]:
     """Statistics of the named tensors (graph inputs or node outputs, float32) over all samples of `data`.
+
+    `kind` makes one for each tensor.
 
     Where a fixed batch is not full, its last sample counts more than once.
     Raises DataError when a tensor holds NaN or infinity, or the model cannot be run on a sample.
     """
     wanted = list(dict.fromkeys(names))
-    seen = {name: Seen() for name in wanted}
+    seen = {name: kind() for name in wanted}
     inputs = {value.name for value in model.graph.inputs}
     tapped = [name for name in wanted if name not in inputs]
     session = tapped_session(model, tapped or [str(value.name) for value in model.graph.outputs])
@@ -47,7 +64,11 @@ def observe(model: ir.Model, names: Iterable[str], data: "Dataset") -> dict[str,
 
 
 def _run(
-    session: ort.InferenceSession, outputs: list[str], model: ir.Model, data: "Dataset", seen: dict[str, Seen]
+    session: ort.InferenceSession,
+    outputs: list[str],
+    model: ir.Model,
+    data: "Dataset",
+    seen: Mapping[str, Statistic],
 ) -> None:
     with console.progress("calibrate", len(data)) as advance:
         for batch in batches(model, data, _batch_size(session, model, data)):
@@ -67,6 +88,7 @@ def tapped_session(model: ir.Model, names: Iterable[str]) -> ort.InferenceSessio
     values = {value.name: value for node in tapped.graph for value in node.outputs}
     tapped.graph.outputs.clear()
     tapped.graph.outputs.extend(values[name] for name in names)
+    graph.remove_unused(tapped)  # onnxruntime would run what no output needs
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -1,34 +1,49 @@
 """A float graph made ready, with the ranges of its activations: any placement can be built from it."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.errors import UnsupportedError
+from mlcompress.graph.insert import Insertion
 from mlcompress.graph.session import session
-from mlcompress.quantize.accuracy import signal_to_noise
-from mlcompress.quantize.calibrate import observe, tapped_session
+from mlcompress.quantize.activations import UINT8, WIDE_OPSET, Activation, Range
+from mlcompress.quantize.bias_correction import bias_place
+from mlcompress.quantize.calibrate import observe
 from mlcompress.quantize.cast import Stored, store_weights
+from mlcompress.quantize.equalize import equalize
 from mlcompress.quantize.fuse import PER_CHANNEL_OPSET, fold_batch_norm, fold_gemm_factors, raise_opset
-from mlcompress.quantize.integer import WEIGHTED, fused_output, lay_out
+from mlcompress.quantize.integer import lay_out
 from mlcompress.quantize.observers import observers
 from mlcompress.quantize.recipe import QuantizeSection
-from mlcompress.quantize.samples import batches, fixed_batch, take
-from mlcompress.quantize.static import Range, insert_qdq
+from mlcompress.quantize.recipe_weights import Weights
+from mlcompress.quantize.samples import fixed_batch, take
+from mlcompress.quantize.smooth import smooth
+from mlcompress.quantize.static import insert_qdq
 from mlcompress.quantize.widen import widen_stems
+from mlcompress.registry import Choice
 
 if TYPE_CHECKING:
     from mlcompress.data.dataset import Dataset
 
 OPSET_TOLERANCE = 1e-4
 """Of the largest output: both graphs are float, and the converter only restates operators."""
-RANKING_SAMPLES = 16
 
-Feed = Mapping[str, np.ndarray]
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was chosen for one layer beyond plain rounding."""
+
+    weight: np.ndarray
+    """float32, on the grid of the scales."""
+    scales: np.ndarray
+    """float32, broadcast against the weight."""
+    bias: np.ndarray | None
+    """float32 [N]; None: as it was."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,18 @@ class Calibrated:
     kept: frozenset[str]
     """Nodes that `skip` keeps in float."""
     per_channel: bool
+    scheme: Choice | str = "int8"
+    fitted: Mapping[str, Fitted] = field(default_factory=dict)
+    """By node name; used where that node runs as integers."""
+    activation: Activation = UINT8
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """What was done to the float graph, for the card."""
+    weights: Weights = field(default_factory=Weights)
+    """How those of float layers are stored."""
+    scales: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Those of weights that training has put on their grid, by name: units of int8 codes where the layer
+    runs as integers, else of the scheme's levels.
+    """
 
     def allowed(self, node: ir.Node) -> bool:
         """Whether the recipe lets this node run as integers."""
@@ -58,31 +85,23 @@ class Calibrated:
         taken = frozenset(
             str(node.name) for node in lay_out(model.graph, lambda node: node.name in names).nodes
         )
+        fitted = {name: found for name, found in self.fitted.items() if name in taken}
+        scales = {**self.scales, **_put(model, fitted)}
         padded = widen_stems(model, taken)
         ranges = self.ranges | {new: self.ranges[old] for new, old in padded.items()}
         layout = lay_out(model.graph, lambda node: node.name in taken)
-        insert_qdq(model, layout, ranges, per_channel=self.per_channel)
+        insert_qdq(
+            model,
+            layout,
+            ranges,
+            per_channel=self.per_channel,
+            scheme=self.scheme,
+            scales=scales,
+            activation=self.activation,
+        )
         keep = [node for node in model.graph if node.name in self.kept or node.name in set(plain)]
         weights = self.base.graph.initializers
-        return model, store_weights(model, form, weights, per_channel=self.per_channel, keep=keep)
-
-    def noise(self, names: Sequence[str], data: "Dataset") -> dict[str, float]:
-        """Signal-to-noise ratio in dB of each weighted node's output with that node alone as integers."""
-        weighted = [n for n in self.base.graph if n.name in set(names) and n.op_type in WEIGHTED]
-        some = data.subset(np.arange(min(RANKING_SAMPLES, len(data))))
-        feeds = [batch.inputs for batch in batches(self.base, some, RANKING_SAMPLES)]
-        taps = {str(node.name): str(fused_output(node).name) for node in weighted}
-        if not taps:
-            return {}
-        outputs = sorted(set(taps.values()))
-        reference = dict(zip(outputs, _run(self.base, outputs, feeds), strict=True))
-        found = {}
-        for name, tap in taps.items():
-            model, _ = self.build([name], "plain")
-            made = {value.name for node in model.graph for value in node.outputs}
-            output = f"{tap}_dequantized" if f"{tap}_dequantized" in made else tap
-            found[name] = signal_to_noise(reference[tap], _run(model, [output], feeds)[0])
-        return found
+        return model, store_weights(model, form, weights, weights=self.weights, keep=keep, scales=self.scales)
 
 
 def calibrate(
@@ -95,10 +114,13 @@ def calibrate(
     base = graph.copy(model)
     fold_batch_norm(base)
     fold_gemm_factors(base)
-    raised = raise_opset(base, PER_CHANNEL_OPSET)
+    activation = Activation(section.activations.scheme, section.activations.symmetric)
+    opset = WIDE_OPSET if activation.is_wide else PER_CHANNEL_OPSET
+    raised = raise_opset(base, opset)
     if raised is not base:
-        _compare(base, raised, data)
+        _compare(base, raised, data, opset)
     skipped = frozenset(kept)
+    changes = _rescale(raised, section, skipped, data)
     layout = lay_out(raised.graph, lambda node: node.name not in skipped)
     seen = observe(raised, [str(value.name) for value in layout.roots], data)
     observer = observers.bind(section.activations.observer)
@@ -106,17 +128,49 @@ def calibrate(
     batch = fixed_batch(raised) or 1
     samples = -(-len(data) // batch) * batch
     sizes = {name: float(statistics.counts.sum()) / samples for name, statistics in seen.items()}
-    return Calibrated(raised, ranges, sizes, skipped, section.weights.granularity == "per_channel")
+    scheme = section.weights.scheme or "int8"
+    per_channel = section.weights.granularity == "per_channel"
+    return Calibrated(
+        raised,
+        ranges,
+        sizes,
+        skipped,
+        per_channel,
+        scheme,
+        activation=activation,
+        changes=changes,
+        weights=section.weights,
+    )
 
 
-def _run(model: ir.Model, names: Sequence[str], feeds: Sequence[Feed]) -> list[np.ndarray]:
-    """The named tensors over all feeds, as one flat array each."""
-    session = tapped_session(model, names)
-    runs = [session.run(None, feed) for feed in feeds]
-    return [np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*runs, strict=True)]
+def _rescale(
+    model: ir.Model, section: QuantizeSection, kept: frozenset[str], data: "Dataset"
+) -> dict[str, Any]:
+    """Move scales between layers where the recipe says so, in place: the float outputs stay."""
+    changes: dict[str, Any] = {}
+    if section.equalize:
+        pairs, left = equalize(model, kept)
+        changes["equalized"] = {"pairs": pairs, "left_alone": left}
+    if (alpha := section.smoothing) is not None:
+        owned = lay_out(model.graph, lambda node: node.name not in kept).owned
+        changes["smoothed"] = smooth(model, data, kept, alpha=alpha, owned=owned)
+    return changes
 
 
-def _compare(before: ir.Model, after: ir.Model, data: "Dataset") -> None:
+def _put(model: ir.Model, fitted: Mapping[str, Fitted]) -> dict[str, np.ndarray]:
+    """Give fitted layers their weights and biases, in place; the scales by name of the weight."""
+    insertion, scales = Insertion(model.graph), {}
+    for node in [node for node in model.graph if node.name in fitted]:
+        found = fitted[str(node.name)]
+        insertion.set_input(node, 1, found.weight, f"{node.name}.weight")
+        scales[str(node.inputs[1].name if node.inputs[1] else "")] = found.scales
+        place = bias_place(node)
+        if found.bias is not None and place is not None:
+            insertion.set_input(*place, found.bias, f"{node.name}.bias")
+    return scales
+
+
+def _compare(before: ir.Model, after: ir.Model, data: "Dataset", opset: int) -> None:
     feed = take(before, data, 1)
     wanted = session(graph.to_bytes(before)).run(None, feed)
     found = session(graph.to_bytes(after)).run(None, feed)
@@ -130,5 +184,5 @@ def _compare(before: ir.Model, after: ir.Model, data: "Dataset") -> None:
         if not same:
             raise UnsupportedError(
                 f"model: outputs change when operator set {before.opset_imports.get('')} is raised to "
-                f"{PER_CHANNEL_OPSET}; export the model again with a newer operator set"
+                f"{opset}; export the model again with a newer operator set"
             )

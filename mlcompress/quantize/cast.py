@@ -1,17 +1,20 @@
-"""Weights in fewer bits on disk, computed in float: int8 times a scale, or fp16. Both fold at load."""
+"""Weights in fewer bits in the file, computed in float: levels of a scheme, decoded at load."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
-from mlcompress.graph.encodings import Codes, store
+from mlcompress.graph.encodings import Chains, Codes, UnfitError, highest_opset, store
 from mlcompress.graph.initializers import constant
-from mlcompress.graph.insert import Insertion
 from mlcompress.graph.session import LARGEST_FOLDED
+from mlcompress.quantize.encode import UNSCALED, encode
 from mlcompress.quantize.integer import in_domain, output_axis
-from mlcompress.quantize.weights import encode_int8
+from mlcompress.quantize.recipe_weights import Weights
+from mlcompress.quantize.schemes import schemes
+from mlcompress.registry import Choice
 
 READERS = {
     "Conv": (1,),
@@ -36,42 +39,76 @@ class Stored:
 
     forms: dict[str, str] = field(default_factory=dict)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    codes: dict[str, Codes] = field(default_factory=dict)
+    """What the forms stand for, to check them against."""
+    opset: int | None = None
+    """The model's operator set before a form needed a newer one."""
+
+    def add(self, other: "Stored") -> None:
+        """Take over what was stored in a second pass over the same graph."""
+        self.forms |= other.forms
+        self.codes |= other.codes
+        self.opset = other.opset if self.opset is None else self.opset
+        self.skipped += other.skipped
 
 
 def store_weights(
     model: ir.Model,
-    form: str,
+    storage: str,
     names: Collection[str],
     *,
-    per_channel: bool = True,
+    weights: Weights | None = None,
     keep: Collection[ir.Node] = (),
+    scales: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Stored:
-    """Store those float32 initializers of the main graph that `names` lists as `form` (int8, fp16 or plain),
-    in place.
+    """Store those float32 initializers of the main graph that `names` lists in fewer bits, in place.
 
-    int8 takes the weights of READERS, fp16 every tensor, each of SMALLEST elements or more. What a node of
-    `keep` reads stays as it is.
+    `storage`: an encoding, or `auto` for the smallest of each; `plain` changes nothing. fp16 and bf16 take
+    every tensor, other schemes the weights of READERS, each of SMALLEST elements or more. What a node of
+    `keep` reads stays as it is, and so does what is inside If, Loop and Scan. `scales`: those of weights that
+    are on their grid already, by name.
     """
     result = Stored()
-    if form == "plain":
+    if storage == "plain":
         return result
-    insertion = Insertion(model.graph)
+    result.opset = model.opset_imports.get("", 1)
+    weights = weights or Weights()
+    scheme = _scheme(weights, storage)
+    chains = Chains(model, highest_opset(storage))
     kept = {value for node in keep for value in node.inputs}
     for name in [name for name in model.graph.initializers if name in names]:
         value = model.graph.initializers[name]
         array = constant(value)
         if array is None or array.dtype != np.float32 or array.size < SMALLEST:
             continue
-        if form == "int8" and (array.ndim < 2 or not value.uses()):
+        if scheme.name not in UNSCALED and (array.ndim < 2 or not value.uses()):
             continue
-        reason = _obstacle(value, array, form, kept)
+        reason = _obstacle(value, array, scheme, kept)
+        if reason is None:
+            codes = _encoded(value, array, scheme, weights, scales.get(name))
+            try:
+                result.forms[name] = store(chains, value, codes, storage)
+                result.codes[name] = codes
+            except UnfitError as problem:
+                reason = f"not to be stored as {storage}: {problem}"
         if reason is not None:
             result.skipped.append({"name": name, "reason": reason})
-            continue
-        axes = channel_axes(value) if per_channel else ()
-        store(insertion, value, encode_int8(array, axes) if form == "int8" else Codes(array), form)
-        result.forms[name] = form
+    result.skipped += _inside_bodies(model)
     return result
+
+
+def scaled_weights(model: ir.Model, names: Collection[str], keep: Collection[ir.Node]) -> list[ir.Value]:
+    """The weights to which `store_weights` gives levels and scales."""
+    kept, scheme = {value for node in keep for value in node.inputs}, schemes.choose("int8")
+    found = []
+    for name in [name for name in model.graph.initializers if name in names]:
+        value = model.graph.initializers[name]
+        array = constant(value)
+        if array is None or array.dtype != np.float32 or array.size < SMALLEST or array.ndim < 2:
+            continue
+        if value.uses() and _obstacle(value, array, scheme, kept) is None:
+            found.append(value)
+    return found
 
 
 def channel_axes(weight: ir.Value) -> tuple[int, ...]:
@@ -95,17 +132,46 @@ def channel_axes(weight: ir.Value) -> tuple[int, ...]:
     return (0,)
 
 
-def _obstacle(value: ir.Value, array: np.ndarray, form: str, kept: set[ir.Value | None]) -> str | None:
+def _scheme(weights: Weights, storage: str) -> Choice:
+    """Encodings that are number formats bring their scheme with them."""
+    if storage in UNSCALED:
+        return schemes.choose(storage)
+    return weights.scheme or schemes.choose("int8")
+
+
+def _encoded(
+    value: ir.Value, array: np.ndarray, scheme: Choice, weights: Weights, scales: np.ndarray | None
+) -> Codes:
+    axes = () if weights.granularity == "per_tensor" else channel_axes(value)
+    block = weights.block if weights.granularity == "per_block" else None
+    return encode(array, axes, scheme, symmetric=weights.symmetric, block=block, scales=scales)
+
+
+def _obstacle(value: ir.Value, array: np.ndarray, scheme: Choice, kept: set[ir.Value | None]) -> str | None:
     if value in kept:
         return "kept in float by `skip` or for accuracy"
     if value.is_graph_output() or value.is_graph_input():
         return "it is an input or output of the graph"
-    if form == "int8" and any(use.idx not in READERS.get(use.node.op_type, ()) for use in value.uses()):
-        return "not only a weight: 8 bits may be too few for its other use"
+    is_weight = all(use.idx in READERS.get(use.node.op_type, ()) for use in value.uses())
+    if scheme.name not in UNSCALED and not is_weight:
+        return "not only a weight: so few bits may be too few for its other use"
     if 4 * array.size > LARGEST_FOLDED:
         return "more than 1 GiB decoded: onnxruntime would decode it at every run"
     if not np.isfinite(array).all():
         return "it holds NaN or infinity"
-    if form == "fp16" and np.abs(array).max() > FP16_MAX:
+    if scheme.name == "fp16" and np.abs(array).max() > FP16_MAX:
         return "it holds values beyond 65504, the largest fp16 number"
     return None
+
+
+def _inside_bodies(model: ir.Model) -> list[dict[str, str]]:
+    """Weights that belong to the body of an If, Loop or Scan."""
+    return [
+        {"name": str(value.name), "reason": "inside an If, Loop or Scan: left as it is"}
+        for graph in model.graphs()
+        if graph is not model.graph
+        for value in graph.initializers.values()
+        if value.dtype == ir.DataType.FLOAT
+        and (tensor := value.const_value) is not None
+        and tensor.size >= SMALLEST
+    ]

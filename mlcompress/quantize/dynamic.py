@@ -15,6 +15,7 @@ import onnx_ir as ir
 from mlcompress.graph.insert import Insertion
 from mlcompress.quantize.integer import in_domain, obstacle, output_axis
 from mlcompress.quantize.product import integer_matrix, rewrite_product
+from mlcompress.registry import Choice
 
 DYNAMIC = ("Gemm", "MatMul")
 
@@ -26,7 +27,13 @@ def dynamic_obstacle(node: ir.Node) -> str | None:
     return obstacle(node)
 
 
-def insert_dynamic(model: ir.Model, allowed: Callable[[ir.Node], bool], *, per_channel: bool = True) -> None:
+def insert_dynamic(
+    model: ir.Model,
+    allowed: Callable[[ir.Node], bool],
+    *,
+    per_channel: bool = True,
+    scheme: Choice | str = "int8",
+) -> None:
     """Rewrite every allowed MatMul and Gemm without an obstacle, in place."""
     insertion = Insertion(model.graph)
     nodes = [n for n in model.graph if in_domain(n, DYNAMIC) and allowed(n) and dynamic_obstacle(n) is None]
@@ -40,7 +47,7 @@ def insert_dynamic(model: ir.Model, allowed: Callable[[ir.Node], bool], *, per_c
             inputs[value] = _quantise_input(insertion, value)
         key = (weight, output_axis(node))
         if key not in weights:
-            stored, scales = integer_matrix(insertion, node, weight, per_channel)
+            stored, scales = integer_matrix(insertion, node, weight, per_channel, scheme)
             weights[key] = stored, insertion.constant(f"{weight.name}_scale", scales)
         stored, scale = weights[key]
         codes, input_scale, zero = inputs[value].outputs

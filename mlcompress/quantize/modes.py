@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,13 +12,22 @@ from mlcompress.context import Context
 from mlcompress.errors import DataError, UnsupportedError
 from mlcompress.graph.initializers import constant
 from mlcompress.quantize import placement
-from mlcompress.quantize.accuracy import give_back, worst_first
+from mlcompress.quantize.accuracy import worst_first
+from mlcompress.quantize.activations import SLOW
 from mlcompress.quantize.calibrated import Calibrated, calibrate
 from mlcompress.quantize.cast import Stored, store_weights
 from mlcompress.quantize.dynamic import DYNAMIC, dynamic_obstacle, insert_dynamic
 from mlcompress.quantize.fuse import fold_batch_norm, fold_gemm_factors
 from mlcompress.quantize.integer import WEIGHTED, in_domain, lay_out, obstacle
+from mlcompress.quantize.judge import hold_accuracy
 from mlcompress.quantize.recipe import QuantizeRecipe, Replay
+from mlcompress.quantize.reconstruct import fit
+from mlcompress.quantize.sensitivity import output_noise
+from mlcompress.quantize.smooth import smooth
+from mlcompress.quantize.storage import compress
+
+if TYPE_CHECKING:
+    from mlcompress.data.dataset import Dataset
 
 NO_KERNEL = ("ConvTranspose", "LSTM", "GRU", "RNN")
 """Ops with weights that have no integer kernel here."""
@@ -37,20 +46,24 @@ class Result:
     reasons: dict[str, str] = field(default_factory=dict)
     """Weighted node that stays float: why."""
     details: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
-def static(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: frozenset[str]) -> Result:
-    """U8S8 integers where the placement says so; other weights stored in fewer bits. `kept` nodes stay
-    float."""
-    section, data = recipe.quantize, context.calibration
-    if data is None or len(data) == 0:
-        raise DataError(
-            "data.calibration: static quantisation takes the ranges of activations from samples; add `data: "
-            "{calibration: {path: FILE.npz, samples: 512}}`, or use `mode: dynamic` or `weight_only`, "
-            "which need none"
-        )
-    ready = calibrate(model, section, kept, data)
-    form, plain, timings = section.form, list[str](), dict[str, float]()
+@dataclass(frozen=True)
+class Placed:
+    """Which nodes run as integers, and how the file holds the weights of the others."""
+
+    integer: list[str]
+    form: str
+    plain: list[str]
+    """Nodes whose weights stay as they are."""
+    timings: dict[str, float]
+
+
+def place(ready: Calibrated, recipe: QuantizeRecipe, context: Context) -> Placed:
+    """As `quantize.placement` says."""
+    section = recipe.quantize
+    form, plain, timings = str(section.storage), list[str](), dict[str, float]()
     if isinstance(section.placement, Replay):
         plan = placement.read_plan(section.placement.plan)
         form, plain = plan["storage"], plan["plain"]
@@ -61,38 +74,75 @@ def static(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: froz
         integer, timings = _fastest(ready, form, context)
     else:
         integer = placement.rules(ready.base.graph, ready.allowed, ready.sizes)
-    returned, metrics = _hold_accuracy(
+    return Placed(integer, form, plain, timings)
+
+
+def calibration(context: Context) -> "Dataset":
+    """The calibration samples, or a message that says what to add."""
+    if context.calibration is None or len(context.calibration) == 0:
+        raise DataError(
+            "data.calibration: ranges of activations are taken from samples; add `data: {calibration: {path: "
+            "FILE.npz, samples: 512}}`, or use `mode: dynamic` or `weight_only`, which need none"
+        )
+    return context.calibration
+
+
+def static(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: frozenset[str]) -> Result:
+    """U8S8 integers where the placement says so; other weights stored in fewer bits. `kept` nodes stay
+    float."""
+    section = recipe.quantize
+    if section.activations.scheme == "float":
+        return stored_only(model, recipe, context, kept)
+    data = calibration(context)
+    ready = calibrate(model, section, kept, data)
+    placed = place(ready, recipe, context)
+    integer, form, plain = placed.integer, placed.form, placed.plain
+    ready = fit(ready, integer, section, data)
+    returned, metrics, warnings = hold_accuracy(
         recipe,
         context,
         model,
-        lambda: worst_first(ready.noise(integer, data)),
+        lambda: worst_first(output_noise(ready, integer, data)),
         lambda names: ready.build(set(integer) - set(names), form, names)[0],
     )
     plain = plain or returned
     result, stored = ready.build(set(integer) - set(returned), form, plain)
+    stored.add(compress(result, form))
     chosen = set(integer) - set(returned)
     integer = [str(n.name) for n in lay_out(ready.base.graph, lambda node: node.name in chosen).nodes]
     reasons = float_reasons(ready.base.graph, integer, kept, returned, obstacle)
     details = {
         "observer": section.activations.observer.model_dump(),
+        "activations": section.activations.scheme,
+        "fitted": {
+            "rounding": section.rounding.model_dump(),
+            "bias_correction": section.bias_correction,
+            "layers": sum(name in ready.fitted for name in integer),
+        },
+        **ready.changes,
         "calibration": {"samples": len(data), "synthetic": data.synthetic, "fingerprint": data.fingerprint},
         "plan": {"integer": integer, "storage": form, "plain": sorted(plain)},
         "given_back": returned,
     }
-    if timings:
-        details["candidates_ms"] = timings
+    if slow := SLOW.get(section.activations.scheme):
+        warnings.append(f"quantize.activations: {slow}")
+    if placed.timings:
+        details["candidates_ms"] = placed.timings
     if metrics:
         details["metrics_tried"] = metrics
-    return Result(result, integer, stored, reasons, details)
+    return Result(result, integer, stored, reasons, details, warnings)
 
 
 def dynamic(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: frozenset[str]) -> Result:
     """MatMul and Gemm as integers without samples; other weights stored in fewer bits."""
     section = recipe.quantize
-    per_channel = section.weights.granularity == "per_channel"
+    per_channel, scheme = section.weights.granularity == "per_channel", section.weights.chosen("dynamic")
     base = graph.copy(model)
     fold_batch_norm(base)
     fold_gemm_factors(base)
+    details: dict[str, Any] = {}
+    if (alpha := section.smoothing) is not None:
+        details["smoothed"] = smooth(base, calibration(context), kept, alpha=alpha, owned=())
     able = [
         n for n in base.graph if in_domain(n, DYNAMIC) and n.name not in kept and dynamic_obstacle(n) is None
     ]
@@ -101,16 +151,19 @@ def dynamic(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: fro
         made = graph.copy(base)
         left = kept | set(floats)
         keep = [node for node in made.graph if node.name in left]
-        insert_dynamic(made, lambda node: node.name not in left, per_channel=per_channel)
-        weights = base.graph.initializers
-        return made, store_weights(made, section.form, weights, per_channel=per_channel, keep=keep)
+        insert_dynamic(made, lambda node: node.name not in left, per_channel=per_channel, scheme=scheme)
+        names = base.graph.initializers
+        return made, store_weights(made, section.storage, names, weights=section.weights, keep=keep)
 
     # Small matrices first: they save the fewest bytes, and without samples there is nothing better to rank
     # by.
     by_size = sorted(able, key=lambda node: np.asarray(constant(node.inputs[1])).size)
     ranked = [str(node.name) for node in by_size]
-    returned, metrics = _hold_accuracy(recipe, context, model, lambda: ranked, lambda names: build(names)[0])
+    returned, metrics, warnings = hold_accuracy(
+        recipe, context, model, lambda: ranked, lambda names: build(names)[0]
+    )
     result, stored = build(returned)
+    stored.add(compress(result, section.storage))
     integer = [str(node.name) for node in able if node.name not in returned]
     reasons = float_reasons(base.graph, integer, kept, returned, dynamic_obstacle)
     if not integer:
@@ -125,21 +178,21 @@ def dynamic(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: fro
             f"quantize.mode dynamic: the file would grow from {before} to {after} bytes; "
             "use `mode: weight_only`"
         )
-    details: dict[str, Any] = {"given_back": returned, "integer": integer}
-    return Result(result, integer, stored, reasons, details | ({"metrics_tried": metrics} if metrics else {}))
+    details |= {"given_back": returned, "integer": integer}
+    if metrics:
+        details["metrics_tried"] = metrics
+    return Result(result, integer, stored, reasons, details, warnings)
 
 
 def stored_only(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: frozenset[str]) -> Result:
-    """Weights stored as int8 or fp16, everything computed in float."""
+    """Weights stored in fewer bits, everything computed in float."""
     section = recipe.quantize
     result = graph.copy(model)
     fold_batch_norm(result)
     weights = list(result.graph.initializers)
     keep = [node for node in result.graph if node.name in kept]
-    per_channel = section.weights.granularity == "per_channel"
-    return Result(
-        result, [], store_weights(result, section.form, weights, per_channel=per_channel, keep=keep)
-    )
+    chosen = section.weights.model_copy(update={"scheme": section.weights.chosen(section.mode)})
+    return Result(result, [], store_weights(result, section.storage, weights, weights=chosen, keep=keep))
 
 
 def _fastest(ready: Calibrated, form: str, context: Context) -> tuple[list[str], dict[str, float]]:
@@ -153,38 +206,6 @@ def _fastest(ready: Calibrated, form: str, context: Context) -> tuple[list[str],
     if timings[best] > SAME_SPEED * timings["rules"]:
         best = "rules"
     return choices[best], {name: round(value, 6) for name, value in timings.items()}
-
-
-def _hold_accuracy(
-    recipe: QuantizeRecipe,
-    context: Context,
-    model: ir.Model,
-    rank: Callable[[], Sequence[str]],
-    build: Callable[[Sequence[str]], ir.Model],
-) -> tuple[list[str], list[float]]:
-    """Layers to give back for `quantize.accuracy`, and the metrics measured on the way."""
-    limit, evaluate = recipe.quantize.accuracy, context.evaluate
-    if limit is None:
-        return [], []
-    sign = -1.0 if recipe.evaluate.metric == "mse" else 1.0
-
-    def metric(made: ir.Model) -> float:
-        value = evaluate(made) if evaluate is not None else None
-        if value is None:
-            raise DataError(
-                "data.evaluate: quantize.accuracy needs samples to measure on; "
-                "add `data: {evaluate: {path: FILE.npz}}`"
-            )
-        return value
-
-    before = metric(model)
-
-    def holds(value: float) -> bool:
-        if limit.max_drop is not None:
-            return sign * (before - value) <= limit.max_drop
-        return limit.min_metric is None or value >= limit.min_metric
-
-    return give_back(rank, build, metric, holds)
 
 
 def float_reasons(

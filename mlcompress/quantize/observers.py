@@ -75,6 +75,19 @@ class Seen:
         return counts[first:last].astype(np.float64), (edges[first:last] + edges[first + 1 : last + 1]) / 2
 
 
+class ChannelMax:
+    """The largest magnitude of each channel of one tensor."""
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis
+        self.largest = np.zeros(1)
+
+    def update(self, values: np.ndarray) -> None:
+        """Add one batch, float [..., channels, ...]."""
+        moved = np.moveaxis(np.abs(values), self.axis, -1)
+        self.largest = np.maximum(self.largest, moved.reshape(-1, moved.shape[-1]).max(axis=0, initial=0.0))
+
+
 @observers
 def minmax(seen: Seen) -> Range:
     """The lowest and the highest value seen."""

@@ -15,10 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress.errors import RecipeError, shorten
-from mlcompress.graph.encodings import encodings
 from mlcompress.graph.initializers import constant
 from mlcompress.quantize.fuse import attribute
 from mlcompress.quantize.integer import WEIGHTED, Layout, lay_out, output_axis
+from mlcompress.quantize.recipe_weights import STORAGES
 
 MICROSECONDS = {
     "conv_megamacs": 6.9,
@@ -102,7 +102,7 @@ def read_plan(path: str) -> dict[str, Any]:
         }
     except (KeyError, TypeError):
         raise RecipeError(f"{where}: holds no plan; name the card of a `mode: static` run") from None
-    if found["storage"] not in list(encodings):
+    if found["storage"] not in STORAGES:
         raise RecipeError(
             f"{where}: storage {found['storage']!r} is not known; name a card that this version wrote"
         )

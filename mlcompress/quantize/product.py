@@ -1,6 +1,7 @@
 """An integer matrix product in standard ops: MatMulInteger, Cast, Mul by the scales; the bias in float."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -8,20 +9,32 @@ import onnx_ir as ir
 from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
 from mlcompress.quantize.integer import output_axis
-from mlcompress.quantize.weights import channel_scales, to_int8
+from mlcompress.quantize.weights import quantised
+from mlcompress.registry import Choice
 
 
 def integer_matrix(
-    insertion: Insertion, node: ir.Node, weight: ir.Value, per_channel: bool
+    insertion: Insertion,
+    node: ir.Node,
+    weight: ir.Value,
+    per_channel: bool,
+    scheme: Choice | str = "int8",
+    scales: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> tuple[ir.Value, np.ndarray]:
     """int8 [K, N] as an initializer, and its scales float32 [N] (or a scalar); a transposed Gemm weight is
-    turned."""
+    turned.
+
+    `scales`: those of weights that are on their grid already, by name.
+    """
     array = np.asarray(constant(weight))
     columns = array.T if output_axis(node) == 0 else array
-    scales = channel_scales(columns, (1,) if per_channel else ())
-    integers = np.ascontiguousarray(to_int8(columns, scales))
-    stored = insertion.constant(f"{weight.name}_quantized", integers)
-    return stored, scales.ravel() if per_channel else scales.reshape(())
+    axes = (1,) if per_channel else ()
+    if (given := scales.get(str(weight.name))) is not None:
+        codes, steps = quantised(columns, axes, scales=given)
+    else:
+        codes, steps = quantised(columns, axes, scheme)
+    stored = insertion.constant(f"{weight.name}_quantized", codes)
+    return stored, steps.ravel() if per_channel else steps.reshape(())
 
 
 def rewrite_product(

@@ -8,7 +8,8 @@ import onnx_ir as ir
 from mlcompress.graph.initializers import constant, set_numbers
 from mlcompress.graph.insert import Insertion
 from mlcompress.quantize.integer import output_axis
-from mlcompress.quantize.weights import BIAS_MAX, channel_scales, to_int8, to_int32
+from mlcompress.quantize.weights import BIAS_MAX, quantised, to_int32
+from mlcompress.registry import Choice
 
 
 def insert_weights(
@@ -16,8 +17,12 @@ def insert_weights(
     nodes: Sequence[ir.Node],
     input_scales: Mapping[ir.Node, np.float32],
     per_channel: bool,
+    scheme: Choice | str,
+    scales: Mapping[str, np.ndarray],
 ) -> None:
     """Write int8 weights and int32 biases for these Conv and Gemm nodes.
+
+    `scales`: those of weights that are on their grid already, by name.
 
     An initializer keeps its name (and becomes integer) unless a float node reads it too; then the nodes get a
     copy.
@@ -29,22 +34,26 @@ def insert_weights(
     chains: list[ir.Node] = []
     for (weight, axis), readers in groups.items():
         array = np.asarray(constant(weight))
-        floor = _bias_floor(array, axis, readers, input_scales)
-        if not per_channel:
-            floor = floor.max(keepdims=True)
-        scales = channel_scales(array, (axis,) if per_channel else (), floor)
+        axes = (axis,) if per_channel else ()
+        if (given := scales.get(str(weight.name))) is not None:
+            codes, steps = quantised(array, axes, scales=given)
+        else:
+            floor = bias_floor(array, axis, readers, input_scales)
+            codes, steps = quantised(
+                array, axes, scheme, floor=floor if per_channel else floor.max(keepdims=True)
+            )
         with_zero = any(node.op_type == "Gemm" for node in readers)
-        restore = _weight(insertion, weight, readers, to_int8(array, scales), scales, axis, with_zero)
+        restore = _weight(insertion, weight, readers, codes, steps, axis, with_zero)
         chains.append(restore)
         for node in readers:
             node.replace_input_with(1, restore.outputs[0])
             if len(node.inputs) > 2 and node.inputs[2] is not None:
-                step = np.asarray(scales.ravel() * input_scales[node], np.float32)
+                step = np.asarray(steps.ravel() * input_scales[node], np.float32)
                 chains.append(_bias(insertion, node, node.inputs[2], step, array.shape[axis]))
     insertion.at_start(chains)
 
 
-def _bias_floor(
+def bias_floor(
     weight: np.ndarray, axis: int, readers: Sequence[ir.Node], input_scales: Mapping[ir.Node, np.float32]
 ) -> np.ndarray:
     """Smallest weight scale per channel at which every reader's bias fits into int32.

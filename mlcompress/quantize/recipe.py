@@ -4,27 +4,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mlcompress.quantize.observers import observers
+from mlcompress.metrics import LABELLED
+from mlcompress.quantize.recipe_qat import Qat
+from mlcompress.quantize.recipe_static import Accuracy, Activations, Smooth
+from mlcompress.quantize.recipe_weights import Storage, Weights, problems
+from mlcompress.quantize.rounding import roundings
 from mlcompress.recipe.sections import Section, Shared
 
 LATER = {
-    "mode": {"qat": "train with `mlcompress distill`, then use `mode: static`"},
-    "scheme": dict.fromkeys(
-        ("int4", "int2", "ternary", "binary", "bf16", "fixed_point", "log2", "piecewise", "codebook"),
-        "use int8 or fp16",
-    ),
-    "activations": dict.fromkeys(
-        ("int8", "uint16", "int16", "float"), "use uint8, which has the fast CPU kernels"
-    ),
-    "granularity": {"per_block": "use per_channel"},
-    "storage": dict.fromkeys(
-        ("int4", "int2", "packed", "codebook", "bitmask", "relative"), "use auto, int8 or fp16"
-    ),
     "target": {"openvino": "use cpu"},
 }
 """Values that recipes may name and this version does not do, with what to do instead."""
 PLACEMENTS = ("rules", "measured", "all")
-LATER_KEYS = ("rounding", "bias_correction", "equalize", "smooth")
 
 
 def _not_yet(kind: str) -> BeforeValidator:
@@ -44,43 +35,6 @@ def _placement(value: Any) -> Any:
     return value
 
 
-class Weights(Section):
-    """How weights become fewer bits."""
-
-    scheme: Annotated[Literal["int8", "fp16"] | None, _not_yet("scheme")] = Field(
-        None, description="int8; fp16 with `mode: cast` only"
-    )
-    granularity: Annotated[Literal["per_channel", "per_tensor"], _not_yet("granularity")] = Field(
-        "per_channel", description="one scale per output channel, or one per tensor"
-    )
-    symmetric: Literal[True] = Field(True, description="integer kernels want weights without a zero point")
-
-
-class Activations(Section):
-    """How the values between layers become integers (static only)."""
-
-    scheme: Annotated[Literal["uint8"], _not_yet("activations")] = Field(
-        "uint8", description="asymmetric 8 bits"
-    )
-    observer: observers.annotation() = Field(  # type: ignore[valid-type]
-        observers.choose("mse"), description="`mlcompress list observers`"
-    )
-    symmetric: Literal[False] = Field(False, description="uint8 has a zero point")
-
-
-class Accuracy(Section):
-    """Give layers back to float, worst first, until this holds on `data.evaluate`; exactly one key."""
-
-    max_drop: Annotated[float, Field(ge=0)] | None = Field(None, description="metric before minus after")
-    min_metric: float | None = Field(None, description="metric after")
-
-    @model_validator(mode="after")
-    def _one_limit(self) -> "Accuracy":
-        if (self.max_drop is None) == (self.min_metric is None):
-            raise ValueError("one limit: `max_drop: 0.005` or `min_metric: 0.92`")
-        return self
-
-
 class Replay(Section):
     """Place integers as an earlier run did."""
 
@@ -90,31 +44,48 @@ class Replay(Section):
 class QuantizeSection(Section):
     """How the graph computes, and how weights are stored."""
 
-    mode: Annotated[Literal["static", "dynamic", "weight_only", "cast"], _not_yet("mode")] = Field(
+    mode: Literal["static", "qat", "dynamic", "weight_only", "cast"] = Field(
         "static",
-        description="static: integers throughout, ranges from data.calibration. dynamic: MatMul and Gemm "
-        "as integers, no data. weight_only: int8 in the file, float in memory. cast: fp16 in the file",
+        description="static: integers throughout, ranges from data.calibration. qat: the same, then trained "
+        "on data.train as it will be rounded. dynamic: MatMul and Gemm "
+        "as integers, no data. weight_only: fewer bits in the file, float in memory. "
+        "cast: fp16 or bf16 in the file",
     )
     weights: Weights = Weights()
     activations: Activations = Activations()
-    storage: Annotated[Literal["auto", "plain", "int8", "fp16"], _not_yet("storage")] = Field(
+    storage: Storage = Field(
         "auto",
-        description="static, dynamic: how weights of layers that compute in float are stored; auto: int8",
+        description="how the file holds weights (`mlcompress list encodings`); auto: the smallest for each. "
+        "static, dynamic: plain, fp16 and bf16 are for weights of layers that compute in float",
     )
     placement: Annotated[Literal["rules", "measured", "all"] | Replay, BeforeValidator(_placement)] = Field(
         "rules",
         description="static: which layers run as integers. rules: by op and shape; measured: the fastest of "
         "several whole graphs; all: every layer that can; {plan: CARD}: as in that card",
     )
+    rounding: roundings.annotation() = Field(  # type: ignore[valid-type]
+        roundings.choose("gptq"),
+        description="static: how weights find their codes; `mlcompress list roundings`",
+    )
+    bias_correction: bool = Field(
+        True,
+        description="static: the mean error of a layer's output, on data.calibration, goes into its bias",
+    )
+    equalize: bool = Field(
+        False, description="static, qat: ranges of channels are balanced between a Conv and the next, exactly"
+    )
+    smooth: bool | Smooth = Field(
+        True,
+        description="outliers of what MatMul and Gemm read move into weights, exactly. static: by default; "
+        "dynamic, qat: where it is asked for (dynamic then needs data.calibration)",
+    )
+    qat: Qat = Field(Qat(), description="how `mode: qat` trains; `train` has epochs and optimizer")
     accuracy: Accuracy | None = None
     target: Annotated[Literal["cpu"], _not_yet("target")] = Field("cpu", description="whose kernels decide")
 
     @model_validator(mode="before")
     @classmethod
     def _keys_of_later_versions(cls, value: Any) -> Any:
-        asked = [key for key in LATER_KEYS if isinstance(value, dict) and key in value]
-        if asked:
-            raise ValueError(f"not in this version: {', '.join(asked)}; leave it out")
         return {} if value is None else value
 
     @model_validator(mode="after")
@@ -124,31 +95,41 @@ class QuantizeSection(Section):
         return self
 
     def _problems(self) -> list[str]:
-        mode, found = self.mode, list[str]()
-        own = "fp16" if mode == "cast" else "int8"
-        scheme = self.weights.scheme
-        if scheme is not None and scheme != own:
-            found.append(
-                f"weights.scheme {scheme} does not go with mode {mode}; fp16 is `mode: cast`, int8 the others"
-            )
-        if mode != "static" and self.model_fields_set & {"activations", "placement"}:
+        mode = self.mode
+        found = problems(mode, self.weights, self.storage)
+        if mode not in ("static", "qat") and self.model_fields_set & {"activations", "placement"}:
             found.append(f"activations and placement belong to `mode: static`, not {mode}")
-        if mode in ("weight_only", "cast") and self.storage not in ("auto", own):
-            found.append(f"storage {self.storage} does not go with mode {mode}, which stores {own}")
-        if self.accuracy is not None and mode in ("weight_only", "cast"):
+        if mode == "qat":
+            found += self.qat.problems(self.weights.chosen(mode).name)
+        elif self.qat != Qat():
+            found.append(f"qat belongs to `mode: qat`, not {mode}")
+        fitting = [key for key in ("rounding", "bias_correction") if key in self.model_fields_set]
+        if mode == "qat" and fitting:
+            found.append("rounding and bias_correction belong to static: qat trains weights and biases")
+        elif mode != "static" and fitting:
+            found.append(
+                f"{' and '.join(fitting)}: for layers with calibrated ranges, `mode: static`, not {mode}"
+            )
+        if self.equalize and mode not in ("static", "qat"):
+            found.append(f"equalize is for integer Convs, which {mode} does not make; use `mode: static`")
+        if self.smooth and "smooth" in self.model_fields_set and mode in ("weight_only", "cast"):
+            found.append(f"smooth is for integer activations, which {mode} does not make; leave it out")
+        if mode == "qat" and self.activations.scheme != "uint8":
+            found.append(f"activations.scheme {self.activations.scheme} is not for qat, which trains uint8")
+        if mode == "qat" and self.activations.symmetric:
+            found.append("activations.symmetric is not for qat, which keeps calibrated zero points")
+        if self.accuracy is not None and mode in ("weight_only", "cast", "qat"):
             found.append(f"accuracy belongs to static and dynamic, not {mode}; use `gate: {{max_drop: ...}}`")
         if self.accuracy is not None and isinstance(self.placement, Replay):
             found.append("accuracy would change the plan that is to be repeated; leave one of them out")
-        if mode == "cast" and self.weights.granularity != "per_channel":
-            found.append("granularity belongs to int8; leave it out with `mode: cast`")
         return found
 
     @property
-    def form(self) -> str:
-        """The encoding of weights that stay float in memory."""
-        if self.storage == "auto":
-            return "fp16" if self.mode == "cast" else "int8"
-        return self.storage
+    def smoothing(self) -> float | None:
+        """Alpha of SmoothQuant; None where it is off."""
+        if not self.smooth or (self.mode != "static" and "smooth" not in self.model_fields_set):
+            return None
+        return self.smooth.alpha if isinstance(self.smooth, Smooth) else Smooth().alpha
 
 
 class QuantizeRecipe(Shared):
@@ -163,6 +144,26 @@ class QuantizeRecipe(Shared):
             raise ValueError("quantize.accuracy.min_metric: mse is better when it is low; use max_drop")
         return self
 
+    @model_validator(mode="after")
+    def _an_epoch_for_each_scheme(self) -> "QuantizeRecipe":
+        phases = len(self.quantize.qat.progressive)
+        if self.train.epochs < phases:
+            raise ValueError(f"train.epochs: {self.train.epochs} epochs for {phases} schemes; give one each")
+        return self
+
     def needs(self) -> dict[str, bool]:
-        """Static ranges come from calibration samples (labels play no part)."""
-        return {"calibration": False} if self.quantize.mode == "static" else {}
+        """Ranges come from calibration samples, without labels; training needs labels only without a
+        teacher. Layers are given back by validation samples where the recipe has them."""
+        section, needed = self.quantize, dict[str, bool]()
+        is_static = section.mode == "static" and section.activations.scheme != "float"
+        if (
+            is_static
+            or section.mode == "qat"
+            or (section.mode == "dynamic" and section.smoothing is not None)
+        ):
+            needed["calibration"] = False
+        if section.mode == "qat":
+            needed["train"] = section.qat.teacher == "none"
+        if section.accuracy is not None and self.data.validation is not None:
+            needed["validation"] = self.evaluate.metric in LABELLED
+        return needed

@@ -7,11 +7,11 @@ import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.context import Change, Context
-from mlcompress.errors import UnsupportedError, shorten
-from mlcompress.measure.executed import profile
+from mlcompress.errors import UnsupportedError
 from mlcompress.measure.session import Feeds
-from mlcompress.quantize.kernels import decoded_at_run_time, missing
+from mlcompress.quantize.kernels import check_stored, missing
 from mlcompress.quantize.modes import Result, dynamic, static, stored_only
+from mlcompress.quantize.qat import qat
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.refuse import refuse_quantised
 from mlcompress.quantize.samples import take
@@ -19,6 +19,7 @@ from mlcompress.quantize.samples import take
 Mode = Callable[[ir.Model, QuantizeRecipe, Context, frozenset[str]], Result]
 MODES: dict[str, Mode] = {
     "static": static,
+    "qat": qat,
     "dynamic": dynamic,
     "weight_only": stored_only,
     "cast": stored_only,
@@ -30,7 +31,7 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
 
     Raises:
         UnsupportedError: the model is quantised already, nothing in it can be quantised, its file would grow
-            (dynamic), or `accuracy` cannot hold.
+            (dynamic), `accuracy` cannot hold, or onnxruntime does not expand stored weights as it should.
         DataError: samples that the recipe needs are missing.
         RecipeError: a `skip` pattern or a plan does not fit the model.
     """
@@ -48,13 +49,9 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
 def _change(model: ir.Model, recipe: QuantizeRecipe, context: Context, result: Result) -> Change:
     section = recipe.quantize
     before, after = len(graph.to_bytes(model)), len(graph.to_bytes(result.model))
-    ran = profile(graph.to_bytes(result.model), _feed(model, context))
-    kernels = ran.ops
+    stored = result.stored
+    kernels = check_stored(result.model, stored.codes, _feed(model, context), stored.opset).ops
     warnings = [f"quantize: the file grows from {before} to {after} bytes"] if after >= before else []
-    if unfolded := decoded_at_run_time(result.model, result.stored.forms, ran.names):
-        warnings.append(
-            f"quantize: decoded at every run, which is slow: {shorten(unfolded)}; use `storage: plain`"
-        )
     if result.integer:
         ops = Counter(node.op_type for node in _nodes_named(model, result.integer))
         warnings += [f"quantize: {line}" for line in missing(kernels, ops)]
@@ -63,10 +60,11 @@ def _change(model: ir.Model, recipe: QuantizeRecipe, context: Context, result: R
         warnings.append(
             f"quantize: {convs} Conv nodes stay float: no fast dynamic kernel; use `mode: static`"
         )
+    warnings += result.warnings
     details = {
         "mode": section.mode,
         "weights": {
-            "scheme": "fp16" if section.mode == "cast" else "int8",
+            "scheme": section.weights.chosen(section.mode).model_dump(),
             "granularity": section.weights.granularity,
         },
         "integer_nodes": len(result.integer),
@@ -80,14 +78,16 @@ def _change(model: ir.Model, recipe: QuantizeRecipe, context: Context, result: R
 
 
 def _summary(model: ir.Model, recipe: QuantizeRecipe, result: Result) -> str:
-    parts = []
+    section, parts = recipe.quantize, []
+    scheme = section.weights.chosen(section.mode).name
     if result.integer:
         ops = Counter(node.op_type for node in _nodes_named(model, result.integer))
         listed = ", ".join(f"{count} {op}" for op, count in sorted(ops.items()))
-        parts.append(f"{recipe.quantize.mode} int8: {listed}")
+        parts.append(f"{section.mode} int8: {listed}")
     if result.stored.forms:
-        form = next(iter(result.stored.forms.values()))
-        parts.append(f"{len(result.stored.forms)} weights stored as {form}, computed in float")
+        counts = Counter(result.stored.forms.values())
+        listed = ", ".join(f"{count} as {form}" for form, count in sorted(counts.items()))
+        parts.append(f"{scheme} weights stored: {listed}")
     return "; ".join(parts)
 
 
@@ -108,6 +108,7 @@ def _feed(model: ir.Model, context: Context) -> Feeds:
 
 
 def _why_nothing(model: ir.Model, result: Result) -> str:
-    if result.reasons:
-        return "; ".join(f"{name}: {reason}" for name, reason in list(result.reasons.items())[:3])
+    reasons = result.reasons | {entry["name"]: entry["reason"] for entry in result.stored.skipped}
+    if reasons:
+        return "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
     return f"{sum(1 for _ in model.graph)} nodes, none with a large float32 weight"

@@ -11,7 +11,8 @@ from mlcompress import console, graph
 from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset
 from mlcompress.errors import DataError
-from mlcompress.metrics import HIGHER_IS_BETTER
+from mlcompress.metrics import HIGHER_IS_BETTER, LABELLED
+from mlcompress.recipe.finetune import Finetune
 from mlcompress.recipe.sections import Evaluate, TrainSection
 from mlcompress.train import metrics
 from mlcompress.train.device import is_first_process
@@ -39,6 +40,7 @@ def recover(
     after_step: Callable[[], None] | None = None,
     frozen: Collection[str] = (),
     executor: Executor | None = None,
+    facts: str = "",
 ) -> History:
     """Fine-tune `model` in place towards `teacher`, usually its own original.
 
@@ -52,6 +54,7 @@ def recover(
         losses: default: 0.9 soft (T 4) + 0.1 hard; without labels soft only; mse for regression metrics.
         after_step: re-applies masks to `executor.trainable`.
         executor: of `model`, where the caller needs it for `after_step`; made here by default.
+        facts: whatever else the course of training depends on; a state of other facts is not resumed.
 
     Raises:
         DataError: no training data. UnsupportedError, UserError: as `fit`.
@@ -73,6 +76,7 @@ def recover(
         after_step=after_step,
         frozen=frozen,
         executor=executor,
+        facts=facts,
     )
 
 
@@ -92,6 +96,7 @@ def learn(
     after_step: Callable[[], None] | None = None,
     frozen: Collection[str] = (),
     executor: Executor | None = None,
+    facts: str = "",
 ) -> History:
     """Train `student` in place on `context.train` by `losses`, and check that `teacher` stayed as it was.
 
@@ -129,7 +134,7 @@ def learn(
         after_step=after_step,
         taps=objective.student_values,
         keep_initial=keep_initial,
-        key=_key(teacher, losses, evaluate),
+        key=_key(teacher, losses, evaluate, facts),
     )
     if online is not None:
         online.check_unchanged()
@@ -171,6 +176,11 @@ def default_losses(
     """
     judged = find_output(teacher, evaluate.output, "evaluate.output")
     if evaluate.metric in _REGRESSION or not has_logits(judged):
+        if evaluate.metric in LABELLED and data.labels is not None:
+            console.say(
+                f"fine-tune: {judged.name} holds no class logits, so labels only choose the best epoch; "
+                "the loss is mse to the original's outputs"
+            )
         outputs = graph.signature(teacher).outputs
         return [entry("mse", output=tensor.name) for tensor in outputs if tensor.dtype.kind == "f"]
     if data.labels is None or data.labels.dtype.kind not in "iu":
@@ -183,6 +193,15 @@ def default_losses(
     ]
 
 
+def finetune_losses(
+    finetune: Finetune, teacher: ir.Model, data: Dataset, evaluate: Evaluate
+) -> list[LossEntry]:
+    """The losses of a recipe's `finetune` or `qat` section."""
+    if finetune.teacher == "none":
+        return [entry("hard")]
+    return default_losses(teacher, data, evaluate, soft=finetune.soft, temperature=finetune.temperature)
+
+
 def _cache_folder(cache: bool | str, context: Context) -> Path | None:
     """Where teacher values are kept; None: in memory."""
     if not is_first_process():
@@ -192,8 +211,9 @@ def _cache_folder(cache: bool | str, context: Context) -> Path | None:
     return None if context.state_dir is None else context.state_dir / "teacher"
 
 
-def _key(teacher: ir.Model, losses: Sequence[LossEntry], evaluate: Evaluate) -> str:
+def _key(teacher: ir.Model, losses: Sequence[LossEntry], evaluate: Evaluate, facts: str) -> str:
     """Hash of what the course of training depends on beside data, settings, seed and first weights."""
     parts = [hashlib.sha256(graph.to_bytes(teacher)).hexdigest(), evaluate.model_dump_json()]
     parts += [one.model_dump_json() for one in losses]
+    parts += [facts] if facts else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

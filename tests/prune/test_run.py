@@ -209,3 +209,105 @@ def test_a_missed_gate_keeps_the_result_beside_output(inside: Path) -> None:
 def test_combinations_without_sense_are_refused(text: str, inside: Path) -> None:
     with pytest.raises(UserError):
         prune(text)
+
+
+EMBEDDED = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    net (int64[N] x, bool c) => (float[N, 16] y) {
+        h = Gather(table, x)
+        [product] g = MatMul(h, w)
+        y = If (c) <then_branch = t () => (float[N, 16] a) { a = MatMul(g, inner) },
+                    else_branch = e () => (float[N, 16] b) { b = Identity(g) }>
+    }
+"""
+
+
+def test_weights_that_keep_their_elements_are_listed_with_why(inside: Path) -> None:
+    proto = onnx.parser.parse_model(EMBEDDED)
+    rng = np.random.default_rng(0)
+    for name, shape in {"table": (40, 16), "w": (16, 16), "inner": (16, 16)}.items():
+        values = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(values, name))
+    onnx.save(proto, "teacher.onnx")
+    Path("r.yaml").write_text("prune: {granularity: element, ratio: 0.5}\nmeasure: {repeats: 1}\n")
+    with pytest.raises(UserError, match="read inside an If"):
+        pipeline.run(Job("prune", Path("teacher.onnx"), Path("x.onnx"), "r.yaml", ("skip=[product]",)))
+    card = pipeline.run(Job("prune", Path("teacher.onnx"), Path("out.onnx"), "r.yaml", ())).card
+    assert card["change"]["details"]["zeros"] == {"w": 128}
+    kept = {entry["name"]: entry["reason"] for entry in card["change"]["skipped"]}
+    assert kept.keys() == {"table", "inner"}
+    assert kept["table"].startswith("read by Gather")
+    assert kept["inner"].startswith("read inside an If")
+
+
+def test_a_refusal_says_what_stands_in_the_way(inside: Path) -> None:
+    net = """<ir_version: 10, opset_import: ["" : 18]> net (float[N, 4] x) => (float[N, 2] y)
+        <float[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = MatMul(x, w) }"""
+    onnx.save(onnx.parser.parse_model(net), "teacher.onnx")
+    Path("r.yaml").write_text("prune: {ratio: 0.5}\nmeasure: {repeats: 1}\n")
+    with pytest.raises(
+        UserError, match="no channel of this model can be removed \\(all are tied to its inputs"
+    ):
+        pipeline.run(Job("prune", Path("teacher.onnx"), Path("out.onnx"), "r.yaml", ()))
+
+
+def test_a_file_that_grows_is_told(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Clean-up folds a constant that the file computes: 4 kB more for a file of 4 kB."""
+    net = """<ir_version: 10, opset_import: ["" : 18]> net (float[N, 16] x) => (float[N, 16] y)
+        <int64[2] s = {16, 16}, float[1] one = {1}> { e = Expand(one, s)  c = Add(e, w)  h = MatMul(x, c)
+        d = Mul(e, w)  y = MatMul(h, d) }"""
+    proto = onnx.parser.parse_model(net)
+    weight = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, "teacher.onnx")
+    Path("r.yaml").write_text("prune: {granularity: element, ratio: 0.5}\nmeasure: {repeats: 1}\n")
+    card = pipeline.run(Job("prune", Path("teacher.onnx"), Path("out.onnx"), "r.yaml", ())).card
+    sizes = [Path(name).stat().st_size for name in ("teacher.onnx", "out.onnx")]
+    assert sizes[1] > 1.01 * sizes[0]
+    told = f"the file grows from {sizes[0]} to {sizes[1]} bytes: weights that it computed"
+    assert card["change"]["warnings"][-1].startswith(told)
+    assert "the file grows" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_judged_is_told_before_the_work(inside: Path) -> None:
+    net = """<ir_version: 10, opset_import: ["" : 18]> net (float[N, 1, 8, 8] image) => (float[M] y)
+        <float[16, 16] w> { f = Flatten(image)  h = MatMul(f, a)  g = MatMul(h, b)  y = ReduceSum<keepdims = 0>(g, zero) }"""
+    proto = onnx.parser.parse_model(net.replace("<float[16, 16] w>", "<int64[1] zero = {0}>"))
+    rng = np.random.default_rng(0)
+    for name, shape in {"a": (64, 32), "b": (32, 4)}.items():
+        proto.graph.initializer.append(
+            numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        )
+    onnx.save(proto, "teacher.onnx")
+    Path("r.yaml").write_text(DATA + "prune: {ratio: 0.5, finetune: {}}\nevaluate: {metric: mse}\n")
+    epochs: list[int] = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="has no batch axis"):
+        patch.setattr("mlcompress.train.recover.fit", lambda *a, **k: epochs.append(1))
+        pipeline.run(Job("prune", Path("teacher.onnx"), Path("out.onnx"), "r.yaml", ()))
+    assert not epochs
+
+
+def test_fine_tuning_that_changed_nothing_is_told(inside: Path) -> None:
+    """Labels of the teacher's own answers: nothing is pruned, so nothing can be better."""
+    _, card = prune("prune: {ratio: 0, finetune: {}}\nevaluate: {metric: agreement}\n", "train.epochs=1")
+    assert any("fine-tune 1: no epoch was better" in line for line in card["change"]["warnings"])
+
+
+def test_integer_weights_are_ranked_by_what_they_stand_for(inside: Path) -> None:
+    """int8 rows of equal size whose scales differ: the channels of the least scales go."""
+    net = """<ir_version: 10, opset_import: ["" : 18]> net (float[N, 4] x) => (float[N, 2] y)
+        <float[2] small = {0.1, 0.1}> {
+        w = DequantizeLinear<axis = 1>(codes, scale)  h = MatMul(x, w)
+        v = DequantizeLinear<axis = 1>(last, small)  y = MatMul(h, v) }"""
+    proto = onnx.parser.parse_model(net)
+    scale = np.array([3, 1, 4, 1.5, 5, 9, 2, 6], np.float32)
+    codes = np.random.default_rng(0).permuted(np.tile(np.arange(4, dtype=np.int8), (8, 1)), axis=1).T
+    for name, array in {"codes": codes, "scale": scale, "last": np.ones((8, 2), np.int8)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+    onnx.save(proto, "teacher.onnx")
+    Path("r.yaml").write_text("prune: {ratio: 0.5, criterion: l2_first}\nmeasure: {repeats: 1}\n")
+    pipeline.run(Job("prune", Path("teacher.onnx"), Path("out.onnx"), "r.yaml", ()))
+    after = weights("out.onnx")
+    assert after["codes"].dtype == np.int8
+    np.testing.assert_array_equal(after["codes"], codes[:, [2, 4, 5, 7]])
+    np.testing.assert_array_equal(after["scale"], [4, 5, 9, 6])

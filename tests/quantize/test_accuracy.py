@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from mlcompress.errors import UnsupportedError
-from mlcompress.quantize.accuracy import give_back, signal_to_noise, worst_first
+from mlcompress.quantize.accuracy import TRIES, give_back, signal_to_noise, worst_first
 from tests.quantize import nets
 
 LAYERS = [f"layer{index}" for index in range(20)]
@@ -33,7 +33,25 @@ def test_no_more_layers_than_needed(needed: int) -> None:
     build, evaluate, built = bench(needed)
     names, metrics = give_back(lambda: LAYERS, build, evaluate, lambda value: value >= 1)
     assert names == LAYERS[:needed]
-    assert len(metrics) == len(built) <= 2 + math.ceil(math.log2(len(LAYERS)))
+    searched = 2 + math.ceil(math.log2(len(LAYERS)))
+    assert len(metrics) == len(built) <= searched + min(TRIES, max(0, needed - 1))
+
+
+def test_layers_that_turn_out_not_to_matter_stay_integer() -> None:
+    """Only layers 3 and 6 count, though 0 to 6 rank as the worst."""
+    template = nets.perceptron()
+
+    def build(names: Sequence[str]) -> ir.Model:
+        template.graph.name = " ".join(names)
+        return template
+
+    def evaluate(model: ir.Model) -> float:
+        return float({"layer3", "layer6"} <= set(str(model.graph.name).split()))
+
+    names, metrics = give_back(lambda: LAYERS, build, evaluate, lambda value: value >= 1)
+    assert names == ["layer3", "layer6"]
+    assert evaluate(build(names)) == 1
+    assert len(metrics) < len(LAYERS)
 
 
 def test_a_limit_that_cannot_hold_is_refused() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from mlcompress import graph
 from mlcompress.quantize.cast import channel_axes, store_weights
-from mlcompress.quantize.weights import encode_int8
+from mlcompress.quantize.weights import quantised
 from tests.quantize import nets
 
 TEXT = """
@@ -37,7 +37,8 @@ def test_int8_is_bit_equal_to_its_decoded_values() -> None:
     assert result.forms == {"table": "int8", "m": "int8", "g": "int8"}
     plain = graph.copy(before)
     for name, axis in (("table", 0), ("m", 1), ("g", 0)):
-        values = encode_int8(nets.array(before, name), (axis,)).values()
+        codes, scales = quantised(nets.array(before, name), (axis,))
+        values = codes.astype(np.float32) * scales
         plain.graph.initializers[name].const_value = ir.tensor(values, name=name)
     for one, other in zip(nets.outputs(plain, feed()), nets.outputs(stored, feed()), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -50,9 +51,14 @@ def test_fp16_is_the_rounded_weight() -> None:
     stored = graph.copy(before)
     result = store_weights(stored, "fp16", before.graph.initializers)
     assert set(result.forms.values()) == {"fp16"}
-    np.testing.assert_array_equal(nets.array(stored, "m_fp16"), nets.array(before, "m").astype(np.float16))
+    halves = [a for a in map(np.asarray, initial(stored)) if a.dtype == np.float16]
+    assert any(np.array_equal(a, nets.array(before, "m").astype(np.float16)) for a in halves)
     assert nets.decibels(nets.outputs(before, feed())[0], nets.outputs(stored, feed())[0]) > 65
     assert len(graph.to_bytes(stored)) < 0.6 * len(graph.to_bytes(before))
+
+
+def initial(model: ir.Model) -> list[ir.TensorProtocol]:
+    return [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
 
 
 def test_axes_follow_the_reader() -> None:
@@ -78,7 +84,7 @@ def test_what_is_kept_and_why() -> None:
         assert graph.to_bytes(copy) == graph.to_bytes(before)
     assert reasons["int8"] == {
         "w": "kept in float by `skip` or for accuracy",
-        "big": "not only a weight: 8 bits may be too few for its other use",
+        "big": "not only a weight: so few bits may be too few for its other use",
     }
     assert "65504" in reasons["fp16"]["big"]
 

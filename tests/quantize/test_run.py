@@ -14,11 +14,12 @@ from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.data.dataset import from_arrays
 from mlcompress.errors import DataError, RecipeError, UnsupportedError
-from mlcompress.measure.executed import profile
+from mlcompress.graph.encodings import Chains, Codes, store
 from mlcompress.quantize.calibrated import calibrate
-from mlcompress.quantize.kernels import decoded_at_run_time, missing
+from mlcompress.quantize.kernels import check_stored, missing
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.run import run
+from mlcompress.quantize.sensitivity import output_noise
 from tests import task
 from tests.quantize import nets
 
@@ -163,7 +164,7 @@ def test_layers_are_given_back_until_the_accuracy_holds() -> None:
 def test_accuracy_without_data_is_an_error() -> None:
     given = context()
     given.evaluate = lambda model: None
-    with pytest.raises(DataError, match=r"data\.evaluate: quantize\.accuracy needs samples"):
+    with pytest.raises(DataError, match=r"data\.validation: quantize\.accuracy needs samples"):
         quantised({"accuracy": {"min_metric": 0.5}}, given)
 
 
@@ -233,25 +234,71 @@ def test_the_same_bytes_twice() -> None:
         assert graph.to_bytes(quantised(section)[0]) == graph.to_bytes(quantised(section)[0])
 
 
-def test_a_weight_that_is_decoded_at_every_run_is_noticed() -> None:
-    model, change = quantised({"mode": "weight_only"})
-    image = {"image": task.samples(1, seed=0)[0]}
-    stored = change.details["stored"]
-    assert decoded_at_run_time(model, stored, profile(graph.to_bytes(model), image).names) == []
-    # Negative control: a scale that comes from the graph input cannot be folded.
-    name = next(iter(stored))
-    multiply = next(node for node in model.graph if node.name == f"{name}_Mul")
-    scale = multiply.inputs[1]
-    total = ir.Node(
+def stored_net(scale: float = 0.5) -> tuple[ir.Model, dict[str, Codes]]:
+    """A product whose int8 weight `w` is stored as bytes and a scale."""
+    rng = np.random.default_rng(0)
+    model = nets.build(
+        "g (float[n, 32] x) => (float[n, 32] y) { y = MatMul (x, w) }", {"w": nets.floats(rng, 32, 32)}
+    )
+    codes = Codes(rng.integers(-127, 128, (32, 32)).astype(np.int8), np.float32([[scale]]))
+    store(Chains(model), model.graph.initializers["w"], codes, "int8")
+    return model, {"w": codes}
+
+
+X = {"x": nets.floats(np.random.default_rng(1), 3, 32)}
+
+
+def test_a_weight_that_is_expanded_at_load_passes() -> None:
+    model, codes = stored_net()
+    ran = check_stored(model, codes, X)
+    assert ran.ops == {"MatMul": 1}
+    np.testing.assert_allclose(ran.outputs[0], X["x"] @ codes["w"].values(), rtol=1e-4, atol=1e-3)
+
+
+def test_a_weight_that_is_decoded_at_every_run_is_an_error() -> None:
+    model, codes = stored_net()
+    # A scale that comes from the graph input cannot be folded.
+    multiply = next(node for node in model.graph if node.op_type == "Mul")
+    largest = ir.Node(
         "", "ReduceMax", [model.graph.inputs[0]], {"keepdims": ir.AttrInt64("keepdims", 0)}, name="m"
     )
-    nothing = ir.Node("", "Sub", [total.outputs[0], total.outputs[0]], name="s")
-    scaled = ir.Node("", "Add", [scale, nothing.outputs[0]], name="a")
-    for value, label in ((total.outputs[0], "m0"), (nothing.outputs[0], "s0"), (scaled.outputs[0], "a0")):
-        value.name, value.type = label, ir.TensorType(ir.DataType.FLOAT)
-    model.graph.insert_before(multiply, [total, nothing, scaled])
-    multiply.replace_input_with(1, scaled.outputs[0])
-    assert decoded_at_run_time(model, stored, profile(graph.to_bytes(model), image).names) == [name]
+    largest.outputs[0].name = "m0"
+    model.graph.insert_before(multiply, [largest])
+    multiply.replace_input_with(1, largest.outputs[0])
+    with pytest.raises(UnsupportedError, match=r"decode at every inference: w; use `storage: plain`"):
+        check_stored(model, codes, X)
+
+
+def test_other_bits_than_those_of_the_plain_weight_are_an_error() -> None:
+    model, codes = stored_net()
+    other = codes["w"].stored.copy()
+    other[3, 4] ^= 1
+    with pytest.raises(UnsupportedError, match="outputs at ORT_ENABLE_EXTENDED are not those of the plain"):
+        check_stored(model, {"w": Codes(other, codes["w"].scale)}, X)
+
+
+def test_other_kernels_than_those_of_the_plain_weight_are_an_error() -> None:
+    model, codes = stored_net()
+    # A stored form that keeps onnxruntime from folding leaves a DequantizeLinear behind.
+    cast, multiply = model.graph[0], model.graph[1]
+    restore = ir.Node("", "DequantizeLinear", [cast.inputs[0], codes_scale(model)], name="d")
+    restore.outputs[0].name, multiply.outputs[0].name = "d0", "was"
+    model.graph.insert_before(multiply, [restore])
+    ir.convenience.replace_all_uses_with(multiply.outputs[0], restore.outputs[0])
+    model.graph.remove([multiply, cast], safe=True)
+    with pytest.raises(
+        UnsupportedError, match="other kernels run than with plain weights at ORT_ENABLE_EXTENDED: MatMul"
+    ):
+        restore.outputs[0].name = "w"
+        check_stored(model, codes, X)
+
+
+def codes_scale(model: ir.Model) -> ir.Value:
+    value = ir.Value(
+        name="s", const_value=ir.tensor(np.float32(0.5), name="s"), type=ir.TensorType(ir.DataType.FLOAT)
+    )
+    model.graph.register_initializer(value)
+    return value
 
 
 SECTIONS = [ALL, {"mode": "dynamic", "storage": "int8"}, {"mode": "weight_only"}, {"mode": "cast"}]
@@ -273,7 +320,7 @@ def test_layers_of_a_fixed_batch_are_ranked_on_the_samples_that_an_open_one_is_r
     section = QuantizeRecipe.model_validate({"quantize": ALL}).quantize
     names = ["/stem", "/body", "/top", "/fc"]
     found = [
-        calibrate(model, section, (), data).noise(names, data)
+        output_noise(calibrate(model, section, (), data), names, data)
         for model in (solved(), nets.fix_batch(solved(), 4))
     ]
     # .01 dB: the sums of four runs and of one run differ in order.

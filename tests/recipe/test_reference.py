@@ -113,6 +113,7 @@ BELONGS_TO = {
     "train.schedule.milestones": "train.schedule.name=step",
     "train.schedule.gamma": "train.schedule.name=step",
     "prune.schedule.steps": "prune.schedule.name=iterative",
+    "quantize.smooth.alpha": "quantize.smooth={}",
 }
 """Keys that are refused unless another one gives them an effect."""
 
