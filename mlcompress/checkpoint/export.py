@@ -15,6 +15,7 @@ import torch
 from mlcompress import graph
 from mlcompress.checkpoint.compare import compare
 from mlcompress.checkpoint.forward import Input, call, examples, first_line, workable
+from mlcompress.checkpoint.naming import restore_names
 from mlcompress.errors import ModelError, RecipeError, UserError, shorten
 from mlcompress.graph.names import make_unique
 from mlcompress.recipe.sections import ModelSection
@@ -100,6 +101,7 @@ def to_graph(
     _check_axes(exported, inputs, where)
     model = to_named_graph(exported, inputs, names, where)
     _mend_output_shapes(model, module, inputs, where)
+    restore_names(model, module.state_dict())
     compare(model, module, inputs, where)
     return model
 

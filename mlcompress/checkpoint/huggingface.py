@@ -14,7 +14,6 @@ from mlcompress import console
 from mlcompress.checkpoint import export
 from mlcompress.checkpoint.forward import call, examples, first_line, workable
 from mlcompress.checkpoint.huggingface_folder import config, image_size, shown, weights
-from mlcompress.checkpoint.naming import restore_names
 from mlcompress.checkpoint.state_dict import refuse_infinite
 from mlcompress.errors import ModelError, RecipeError, UnsupportedError, shorten
 from mlcompress.recipe.sections import ModelInput, ModelSection
@@ -44,9 +43,7 @@ def read(folder: Path, spec: ModelSection) -> ir.Model:
         module = _module(library, described, folder)
         inputs = _inputs(module, described, folder, spec)
         outputs = list(spec.outputs) or _output_names(module, inputs, where)
-        model = export.to_graph(module, inputs, outputs, where)
-    restore_names(model, module.state_dict())
-    return model
+        return export.to_graph(module, inputs, outputs, where)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import torch
 from mlcompress import console
 from mlcompress.checkpoint import export
 from mlcompress.checkpoint.archive import open_archive, printable
-from mlcompress.checkpoint.naming import restore_names
 from mlcompress.checkpoint.program_file import axis_of, description, dtype_of, name_of, tensors
 from mlcompress.checkpoint.program_graph import Values, argument, filled, steps
 from mlcompress.checkpoint.replay import Replay, check_runs
@@ -43,9 +42,7 @@ def read(path: Path, spec: ModelSection) -> ir.Model:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, RuntimeError):
         raise ModelError(f"{where}: the description of the program in it is damaged; save it again") from None
     check_runs(module, inputs, where)
-    model = export.to_graph(module, inputs, spec.outputs, where)
-    restore_names(model, module.state_dict())
-    return model
+    return export.to_graph(module, inputs, spec.outputs, where)
 
 
 def _parse(path: Path) -> tuple[Replay, list[export.Input]]:

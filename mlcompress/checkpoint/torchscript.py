@@ -12,7 +12,6 @@ import torch
 from mlcompress.checkpoint import export
 from mlcompress.checkpoint.archive import Archive, open_archive, printable
 from mlcompress.checkpoint.forward import first_line
-from mlcompress.checkpoint.naming import restore_names
 from mlcompress.checkpoint.replay import check_runs
 from mlcompress.checkpoint.script_graph import replay
 from mlcompress.checkpoint.script_source import check_record, vetted
@@ -45,7 +44,6 @@ def read(path: Path, spec: ModelSection) -> ir.Model:
         raise type(error)(*(_placed(where, line) for line in error.lines)) from None
     check_runs(module, inputs, where)
     model = export.to_graph(module, inputs, spec.outputs, where)
-    restore_names(model, module.state_dict())
     export.compare(model, script, inputs, where)
     return model
 

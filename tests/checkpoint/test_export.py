@@ -59,6 +59,14 @@ def test_names_and_batch_normalisation_of_the_module_survive(exported: ir.Model,
     assert graph.parameters(exported) == sum(one.numel() for one in cnn.parameters())
 
 
+def test_a_linear_layer_on_sequences_keeps_the_name_of_its_weight() -> None:
+    """It is exported as a MatMul of the transposed weight, a constant of another name."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    model = to_graph(module, [Input("x", ("batch", 5, 4), torch.float32)], [], "net")
+    assert set(module.state_dict()) <= set(model.graph.initializers)
+
+
 def test_nothing_of_the_exporting_machine_is_left(exported: ir.Model) -> None:
     data = graph.to_bytes(exported)
     assert not any(
