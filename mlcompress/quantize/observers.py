@@ -76,14 +76,15 @@ class Seen:
 
 
 class ChannelMax:
-    """The largest magnitude of each channel of one tensor."""
+    """The largest magnitude of each channel of one tensor, and how many axes it has."""
 
     def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+        self.axis, self.rank = axis, 0
         self.largest = np.zeros(1)
 
     def update(self, values: np.ndarray) -> None:
         """Add one batch, float [..., channels, ...]."""
+        self.rank = values.ndim
         moved = np.moveaxis(np.abs(values), self.axis, -1)
         self.largest = np.maximum(self.largest, moved.reshape(-1, moved.shape[-1]).max(axis=0, initial=0.0))
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PRODUCTS = ("Gemm", "MatMul")
 PASSING = ("Relu", "LeakyRelu")
 """f(x / s) = f(x) / s for s > 0."""
+SEQUENCE = 3
+"""Axes of a tensor that holds many vectors a sample."""
 
 
 def smooth(
@@ -29,7 +31,9 @@ def smooth(
     """Y = (X / s) (s W), s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), for each input channel j (Xiao et
     al. 2023).
 
-    For every tensor that MatMul or Gemm nodes with constant weights read, in place. 1 / s goes into the
+    For every sequence (three axes or more) that MatMul or Gemm nodes with constant weights read, in place.
+    The one vector a sample that a classifier reads is left alone: a few samples do not show how large each
+    of its channels may become (EfficientNet-Lite0, 16 samples: 7 dB instead of 18). 1 / s goes into the
     node that makes the tensor where that is exact and nothing else reads it (LayerNormalization, Mul or
     Add by a constant, another product, through Relu), otherwise into one Mul. `owned` tensors, which
     integer kernels make, are not multiplied but left alone: that would break a chain. Nodes of `kept` keep
@@ -43,7 +47,7 @@ def smooth(
     for value, nodes in sites.items():
         largest = seen[str(value.name)].largest
         scale = _scales(largest, nodes, alpha)
-        if largest.size == 1 or np.all(scale == scale[0]):
+        if seen[str(value.name)].rank < SEQUENCE or largest.size == 1 or np.all(scale == scale[0]):
             continue
         inverse, name = 1 / scale, str(value.name)
         lone = {use.node for use in value.uses()} <= set(nodes) and not value.is_graph_output()

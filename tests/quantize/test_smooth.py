@@ -121,17 +121,17 @@ def test_what_cannot_be_divided_exactly_gets_a_mul() -> None:
     """Behind Softmax, behind Add with a second reader, and at a graph input."""
     rng = np.random.default_rng(0)
     model = nets.build(
-        """g (float[n, 8] x) => (float[n, 8] y, float[n, 8] b) {
-            a = Gemm <transB = 1> (x, w, bias)
+        """g (float[n, 2, 8] x) => (float[n, 2, 8] y, float[n, 2, 8] b) {
+            a = MatMul (x, w)
             b = Add (a, bias)
-            c = Gemm (b, w)
+            c = MatMul (b, w)
             e = Softmax (c)
             y = MatMul (e, w5)
         }""",
         {"w": nets.floats(rng, 8, 8), "w5": nets.floats(rng, 8, 8), "bias": nets.floats(rng, 8)},
     )
     before = graph.copy(model)
-    data = from_arrays({"x": nets.floats(rng, 16, 8)})
+    data = from_arrays({"x": nets.floats(rng, 16, 2, 8)})
     assert smooth(model, data, (), alpha=0.5, owned=()) == {"x": "Mul", "b": "Mul", "e": "Mul"}
     feed = data.take(np.arange(16)).inputs
     for one, other in zip(nets.outputs(before, feed), nets.outputs(model, feed), strict=True):
@@ -142,10 +142,19 @@ def test_zero_channels_keep_scale_one() -> None:
     rng = np.random.default_rng(0)
     weight = nets.floats(rng, 6, 4)
     weight[2] = 0
-    model = nets.build("g (float[n, 6] x) => (float[n, 4] y) { y = MatMul (x, w) }", {"w": weight})
-    x = nets.floats(rng, 9, 6)
-    x[:, 4] = 0
+    model = nets.build("g (float[n, 3, 6] x) => (float[n, 3, 4] y) { y = MatMul (x, w) }", {"w": weight})
+    x = nets.floats(rng, 9, 3, 6)
+    x[..., 4] = 0
     smooth(model, from_arrays({"x": x}), (), alpha=0.5, owned=())
     factor = nets.array(model, "x_smoothing")
     assert factor[2] == factor[4] == 1
     assert np.isfinite(factor).all()
+
+
+def test_one_vector_a_sample_is_left_alone() -> None:
+    rng = np.random.default_rng(0)
+    model = nets.build(
+        "g (float[n, 6] x) => (float[n, 4] y) { y = MatMul (x, w) }", {"w": nets.floats(rng, 6, 4)}
+    )
+    assert smooth(model, from_arrays({"x": nets.floats(rng, 9, 6)}), (), alpha=0.5, owned=()) == {}
+    assert nets.ops(model) == ["MatMul"]
