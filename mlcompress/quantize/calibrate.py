@@ -13,10 +13,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from mlcompress import console, graph
+from mlcompress.data.samples import batches, take
 from mlcompress.errors import DataError
 from mlcompress.graph.session import ORT_ERRORS, reason
 from mlcompress.quantize.observers import Seen
-from mlcompress.quantize.samples import batches, take
 
 if TYPE_CHECKING:
     from mlcompress.data.dataset import Dataset

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress import graph
+from mlcompress.data.samples import fixed_batch, take
 from mlcompress.errors import UnsupportedError
 from mlcompress.graph.insert import Insertion
 from mlcompress.graph.session import session
@@ -21,7 +22,6 @@ from mlcompress.quantize.integer import lay_out
 from mlcompress.quantize.observers import observers
 from mlcompress.quantize.recipe import QuantizeSection
 from mlcompress.quantize.recipe_weights import Weights
-from mlcompress.quantize.samples import fixed_batch, take
 from mlcompress.quantize.smooth import smooth
 from mlcompress.quantize.static import insert_qdq
 from mlcompress.quantize.widen import widen_stems

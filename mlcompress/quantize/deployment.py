@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress import graph
+from mlcompress.data.samples import take
 from mlcompress.graph.session import Level, session
 from mlcompress.quantize.accuracy import signal_to_noise
-from mlcompress.quantize.samples import take
 
 if TYPE_CHECKING:
     from mlcompress.data.dataset import Dataset

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress import console
+from mlcompress.data.samples import batches
 from mlcompress.graph.initializers import constant
 from mlcompress.quantize.activations import Range
 from mlcompress.quantize.bias_correction import bias_place, correct
@@ -24,7 +25,6 @@ from mlcompress.quantize.gram import Gram
 from mlcompress.quantize.integer import WEIGHTED, lay_out, output_axis
 from mlcompress.quantize.qdq_weights import bias_floor
 from mlcompress.quantize.rounding import code_levels, roundings
-from mlcompress.quantize.samples import batches
 from mlcompress.quantize.weights import quantised
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.context import Change, Context
+from mlcompress.data.samples import take
 from mlcompress.errors import UnsupportedError
 from mlcompress.measure.session import Feeds
 from mlcompress.quantize.kernels import check_stored, missing
@@ -14,7 +15,6 @@ from mlcompress.quantize.modes import Result, dynamic, static, stored_only
 from mlcompress.quantize.qat import qat
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.refuse import refuse_quantised
-from mlcompress.quantize.samples import take
 
 Mode = Callable[[ir.Model, QuantizeRecipe, Context, frozenset[str]], Result]
 MODES: dict[str, Mode] = {

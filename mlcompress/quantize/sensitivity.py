@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from mlcompress import console, graph
 from mlcompress.context import Context
+from mlcompress.data.samples import batches
 from mlcompress.errors import DataError
 from mlcompress.quantize.accuracy import signal_to_noise
 from mlcompress.quantize.calibrate import tapped_session
@@ -15,7 +16,6 @@ from mlcompress.quantize.calibrated import Calibrated, calibrate
 from mlcompress.quantize.integer import WEIGHTED, lay_out
 from mlcompress.quantize.judge import drop, judge
 from mlcompress.quantize.recipe import QuantizeRecipe
-from mlcompress.quantize.samples import batches
 
 if TYPE_CHECKING:
     from mlcompress.data.dataset import Dataset
