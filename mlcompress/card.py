@@ -16,6 +16,19 @@ def path_for(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + ".json")
 
 
+def data_of(artifact: Path) -> Path:
+    """The file of its large tensors, where there is one: `int8.onnx` -> `int8.onnx.data`."""
+    return artifact.with_name(artifact.name + ".data")
+
+
+def identity(artifact: Path) -> dict[str, Any]:
+    """What says which bytes a card belongs to: `sha256` of the artifact, and `data` for that of its data."""
+    found: dict[str, Any] = {"sha256": files.sha256(artifact)}
+    if (data := data_of(artifact)).exists():
+        found["data"] = {"sha256": files.sha256(data), "bytes": data.stat().st_size}
+    return found
+
+
 def to_bytes(card: Card) -> bytes:
     """Readable JSON with the keys in the order they were put in; NaN is refused, since JSON has none."""
     return (json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -39,4 +52,6 @@ def read(artifact: Path) -> tuple[Card | None, str | None]:
         return None, f"{path}: not a card of mlcompress; make the artifact again"
     if card["output"].get("sha256") != files.sha256(artifact):
         return None, f"{path}: belongs to other bytes than {artifact.name}; make the artifact again"
+    if (data := card["output"].get("data")) and data != identity(artifact).get("data"):
+        return None, f"{path}: belongs to other bytes than {data_of(artifact).name}; make the artifact again"
     return card, None

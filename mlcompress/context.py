@@ -28,6 +28,8 @@ class Context:
     student: "ir.Model | None" = None
     state_dir: Path | None = None
     """Where training keeps what it needs to resume; removed when the artifact is written."""
+    folder: Path | None = None
+    """Where large tensors and models are put meanwhile; removed with everything in it."""
     feed: "Mapping[str, NDArray[Any]] | None" = None
     """Inputs of one inference, by name, of the shapes that latency is measured at."""
     evaluate: "Callable[[ir.Model], float | None] | None" = None

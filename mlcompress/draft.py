@@ -83,13 +83,22 @@ class Draft:
         card_draft.write_bytes(card.to_bytes(facts))
         for part in (model, card_draft, *([data] if data.exists() else [])):
             files.sync(part)
+        had_data = _is_ours(target)
         artifact.unlink(missing_ok=True)
         if data.exists():
             data.replace(data_path)
+        elif had_data:
+            data_path.unlink(missing_ok=True)
         card_draft.replace(card_path)
         model.replace(artifact)
 
 
 def _names(target: Path) -> tuple[Path, Path, Path]:
     """Artifact, card, and external data."""
-    return target, card.path_for(target), target.with_name(target.name + ".data")
+    return target, card.path_for(target), card.data_of(target)
+
+
+def _is_ours(target: Path) -> bool:
+    """Does the data file beside `target` belong to the artifact there? Its card says so."""
+    found, _ = card.read(target) if target.exists() and card.data_of(target).exists() else (None, None)
+    return found is not None and "data" in found["output"]

@@ -9,7 +9,12 @@ from mlcompress.registry import Registry
 REGISTRIES = {
     "losses": ("mlcompress.train.losses", "losses"),
     "criteria": ("mlcompress.prune.criteria", "criteria"),
+    "layer_scores": ("mlcompress.prune.layer_scores", "layer_scores"),
+    "allocations": ("mlcompress.prune.allocation", "allocations"),
+    "regularizers": ("mlcompress.prune.regularize", "regularizers"),
+    "schedules": ("mlcompress.prune.schedules", "schedules"),
     "observers": ("mlcompress.quantize.observers", "observers"),
+    "roundings": ("mlcompress.quantize.rounding", "roundings"),
     "schemes": ("mlcompress.quantize.schemes", "schemes"),
     "encodings": ("mlcompress.graph.encodings", "encodings"),
 }

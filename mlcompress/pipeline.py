@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlcompress import __version__, artifact, checkpoint, console, files, gate, graph, prepare, stages
+from mlcompress import __version__, artifact, card, checkpoint, console, files, gate, graph, prepare, stages
 from mlcompress.card import Card
 from mlcompress.context import Change, Context
 from mlcompress.draft import Draft
@@ -50,7 +50,7 @@ def run(job: Job) -> Outcome:
 
     with Draft(job.output) as draft:
         bench.write(model, baseline, draft.folder)
-        context.state_dir, context.feed = draft.state, bench.feed
+        context.state_dir, context.folder, context.feed = draft.state, draft.folder, bench.feed
         context.evaluate, context.latency = bench.evaluate, bench.latency
 
         result, change = stage.run(model, recipe, context)
@@ -61,16 +61,16 @@ def run(job: Job) -> Outcome:
 
         facts = kind.labelled(bench.compare(twin, draft.model))
         checked = gate.check(recipe.gate, facts.figures)
-        if kind.is_timed and stage.must_not_be_slower and recipe.gate.min_speedup is None:
+        if kind.is_timed and stage.must_not_be_slower(recipe) and recipe.gate.min_speedup is None:
             checked.append(gate.not_slower(facts.figures))
         missed = gate.missed(checked)
         written = kind.keep_rejected(result, draft) if missed else draft.model
-        output = {"path": str(job.output), "format": kind.format, "sha256": files.sha256(written)}
-        card = _card(job, recipe, parent, change, facts, checked, context, output)
-        published = draft.reject(card) if missed else draft.publish(card)
+        output = {"path": str(job.output), "format": kind.format, **card.identity(written)}
+        told = _card(job, recipe, parent, change, facts, checked, context, output)
+        published = draft.reject(told) if missed else draft.publish(told)
 
-    _tell(job, card, checked)
-    return Outcome(Exit.GATE_MISSED if missed else Exit.DONE, card, published)
+    _tell(job, told, checked)
+    return Outcome(Exit.GATE_MISSED if missed else Exit.DONE, told, published)
 
 
 def dry_run(job: Job) -> None:
@@ -97,7 +97,7 @@ def _card(
     facts: Facts,
     checked: list[Checked],
     context: Context,
-    output: dict[str, str],
+    output: dict[str, Any],
 ) -> Card:
     """Everything that was done and measured, in the order a reader asks for it."""
     size = facts.size["after"]

@@ -22,10 +22,9 @@ class Stage:
     name: str
     schema: type[Shared]
 
-    @property
-    def must_not_be_slower(self) -> bool:
+    def must_not_be_slower(self, recipe: Any) -> bool:
         """Integers that lose time are of no use to anyone; channels that go may buy size alone."""
-        return self.name == "quantize"
+        return self.name == "quantize" and bool(recipe.times_its_target)
 
     def run(self, model: "ir.Model", recipe: Any, context: Context) -> "tuple[ir.Model, Change]":
         """Transform `model`, which may be changed in place."""

@@ -11,7 +11,7 @@ from mlcompress.errors import UsageError
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="KIND", help="losses, criteria, observers, schemes, encodings or ops."),
+        typer.Argument(metavar="KIND", help="losses, criteria, observers, schemes, ... or ops."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
     markdown: Annotated[

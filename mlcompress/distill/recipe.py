@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from mlcompress.recipe.sections import Count, Section, Shared
-from mlcompress.train.losses import annotation, entry
+from mlcompress.train.losses import annotation, entry, is_labelled
 
 
 def _refuse(value: Any) -> Any:
@@ -80,4 +80,4 @@ class DistillRecipe(Shared):
 
     def needs(self) -> dict[str, bool]:
         """Training data; with labels where a loss reads them."""
-        return {"train": any(loss.name == "hard" for loss in self.distill.losses)}
+        return {"train": any(is_labelled(loss.name) for loss in self.distill.losses)}

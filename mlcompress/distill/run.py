@@ -5,6 +5,7 @@ import onnx_ir as ir
 from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.distill.recipe import DistillRecipe
+from mlcompress.distill.simkd import graft
 from mlcompress.distill.student import make_student
 from mlcompress.train.recover import learn, training_data
 
@@ -20,23 +21,26 @@ def run(model: ir.Model, recipe: DistillRecipe, context: Context) -> tuple[ir.Mo
     section, settings = recipe.distill, recipe.train
     data = training_data(context)
     student = make_student(model, section.student, context)
-    history = learn(
+    grown = graft(student.model, model, section.losses, context.seed)
+    learnt = learn(
         student.model,
         model,
         settings,
         context,
-        losses=section.losses,
+        losses=grown.losses,
         evaluate=recipe.evaluate,
         epochs=settings.epochs,
         label="distill",
         where="distill",
         cache=section.cache,
+        frozen=grown.frozen,
     )
+    history = learnt.history
     before, after = graph.parameters(model), graph.parameters(student.model)
     details = {
-        "student": {**student.description, "params_teacher": before, "params": after},
-        "losses": [entry.model_dump(exclude_none=True) for entry in section.losses],
-        "teacher_cache": bool(section.cache) and not settings.augment,
+        "student": {**student.description, "params_teacher": before, "params": after, **grown.description},
+        "losses": [entry.model_dump(by_alias=True, exclude_none=True) for entry in grown.losses],
+        "teacher_cache": learnt.is_cached,
         "samples": len(data),
         **history.as_card(),
     }
@@ -47,4 +51,9 @@ def run(model: ir.Model, recipe: DistillRecipe, context: Context) -> tuple[ir.Mo
     )
     share = f"student with {after / before:.0%} of the parameters"
     summary = f"{share}, epoch {history.best_epoch} of {settings.epochs}{best}"
-    return student.model, Change(summary, details, skipped=student.skipped)
+    return student.model, Change(
+        summary,
+        details,
+        skipped=[*student.skipped, *learnt.skipped],
+        warnings=[*grown.warnings, *learnt.warnings],
+    )

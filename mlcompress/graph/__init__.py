@@ -4,7 +4,7 @@ from mlcompress.graph.clean import clean
 from mlcompress.graph.costs import Layer, layers, macs, parameters
 from mlcompress.graph.load import load
 from mlcompress.graph.names import Matches, no_match, nodes_matching, skipped_nodes
-from mlcompress.graph.save import copy, save, tensor_bytes, to_bytes
+from mlcompress.graph.save import copy, file_bytes, save, source, tensor_bytes, to_bytes
 from mlcompress.graph.shapes import example_feed, example_shapes, infer_shapes
 from mlcompress.graph.signature import Signature, Tensor, known_axis, signature
 from mlcompress.graph.stored import Storage, storage
@@ -21,6 +21,7 @@ __all__ = [
     "copy",
     "example_feed",
     "example_shapes",
+    "file_bytes",
     "infer_shapes",
     "known_axis",
     "layers",
@@ -33,6 +34,7 @@ __all__ = [
     "save",
     "signature",
     "skipped_nodes",
+    "source",
     "storage",
     "tensor_bytes",
     "to_bytes",

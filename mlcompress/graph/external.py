@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from mlcompress.graph import structure
+from mlcompress.graph import mapped, structure
 
 
 def problems(proto: onnx.ModelProto, folder: Path) -> list[str]:
@@ -76,8 +76,7 @@ def _mapped(
 ) -> ir.TensorProtocol:
     location = str(tensor.location)
     if location not in files:
-        path = folder / location
-        files[location] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+        files[location] = mapped.read_only(folder / location)
     start = tensor.offset or 0
     data = files[location][start : start + tensor.nbytes]
     dtype = tensor.dtype.numpy()

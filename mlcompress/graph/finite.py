@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from mlcompress.graph import mapped
 from mlcompress.graph.initializers import numbers
 from mlcompress.graph.operands import key
 
@@ -72,4 +73,7 @@ def _is_float(value: ir.Value) -> bool:
 def _count(array: NDArray[np.floating], test: np.ufunc) -> int:
     """How many elements pass; in pieces, so that no second tensor of the size is made."""
     flat = array.reshape(-1)
-    return sum(int(np.count_nonzero(test(flat[at : at + _CHUNK]))) for at in range(0, flat.size, _CHUNK))
+    count = sum(int(np.count_nonzero(test(flat[at : at + _CHUNK]))) for at in range(0, flat.size, _CHUNK))
+    if flat.size > _CHUNK:
+        mapped.forget()
+    return count

@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from mlcompress.graph import mapped
+
 
 def numbers(value: ir.Value) -> NDArray[Any]:
     """The array of an initializer; not to be written to. Raises ValueError for a value that is none."""
@@ -22,8 +24,16 @@ def constant(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def set_numbers(value: ir.Value, array: NDArray[Any]) -> None:
-    """Give an initializer `array` (made read-only by a view), and with it its dtype and shape."""
-    view = np.asarray(array).view()
+    """Give an initializer `array` (made read-only by a view), and with it its dtype and shape.
+
+    Large arrays go where `mapped.spilling` says.
+    """
+    hold(value, mapped.keep(np.asarray(array)))
+
+
+def hold(value: ir.Value, array: NDArray[Any]) -> None:
+    """The same, in memory in any case: for numbers that may be thrown away."""
+    view = array.view()
     view.setflags(write=False)
     tensor = ir.tensor(view, name=value.name)
     value.const_value, value.type, value.shape = tensor, ir.TensorType(tensor.dtype), ir.Shape(view.shape)

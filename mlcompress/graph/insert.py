@@ -61,6 +61,7 @@ class Insertion:
         shape: ir.Shape | None = None,
         attributes: Mapping[str, int | float] | None = None,
         outputs: int = 1,
+        domain: str = "",
     ) -> ir.Node:
         """A node named `<stem>_<op>` (stem: the output's name by default) that is not yet placed in the
         graph."""
@@ -69,7 +70,7 @@ class Insertion:
         made += [ir.Value(name=self.fresh(f"{output}_{index}")) for index in range(1, outputs)]
         name = self.fresh(f"{stem or output}_{op}")
         return ir.Node(
-            "", op, inputs, ir.convenience.convert_attributes(attributes or {}), outputs=made, name=name
+            domain, op, inputs, ir.convenience.convert_attributes(attributes or {}), outputs=made, name=name
         )
 
     def at_start(self, nodes: Sequence[ir.Node]) -> None:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from mlcompress.graph.initializers import constant
 from mlcompress.graph.operands import key, optional
-from mlcompress.graph.shape_arguments import LONGEST, Size, integers, slice_ranges
+from mlcompress.graph.shape_arguments import LONGEST, Size, integers, product, quotient, slice_ranges
 
 Vectors = dict[str, list[Size]]
 """Value name -> entries; a scalar has one."""
@@ -85,25 +85,43 @@ def _cast(node: ir.Node, vectors: Vectors) -> list[Size] | None:
     return _first(node, vectors) if to in (ir.DataType.INT64.value, ir.DataType.INT32.value) else None
 
 
-def _arithmetic(function: Callable[[int, int], int]) -> Callable[[ir.Node, Vectors], list[Size] | None]:
+def _arithmetic(
+    function: Callable[[int, int], int], named: Callable[[Size, Size], Size] = lambda a, b: None
+) -> Callable[[ir.Node, Vectors], list[Size] | None]:
+    """`named`: the result where one of the two is a symbolic length."""
+
     def step(node: ir.Node, vectors: Vectors) -> list[Size] | None:
         parts = [vectors.get(value.name or "") for value in node.inputs if value is not None]
         if len(parts) != 2 or parts[0] is None or parts[1] is None:
             return None
-        left, right = _aligned(parts[0], parts[1])
         return [
-            _within(function(a, b)) if isinstance(a, int) and isinstance(b, int) else None
-            for a, b in zip(left, right, strict=True)
+            _within(function(a, b)) if isinstance(a, int) and isinstance(b, int) else named(a, b)
+            for a, b in zip(*_aligned(parts[0], parts[1]), strict=True)
         ]
 
     return step
 
 
-def _aligned(left: Sequence[Size], right: Sequence[Size]) -> tuple[Sequence[Size], Sequence[Size]]:
-    length = max(len(left), len(right))
-    return (list(left) * length if len(left) == 1 else left), (
-        list(right) * length if len(right) == 1 else right
+def _aligned(*parts: Sequence[Size]) -> list[Sequence[Size]]:
+    length = max(len(part) for part in parts)
+    return [list(part) * length if len(part) == 1 else part for part in parts]
+
+
+def _unequal(a: Size, b: Size) -> Size:
+    """No length is negative: 0 (false) for a symbolic length and a negative number."""
+    return (
+        0
+        if any(isinstance(one, int) and one < 0 for one in (a, b)) and a is not None and b is not None
+        else None
     )
+
+
+def _where(node: ir.Node, vectors: Vectors) -> list[Size] | None:
+    parts = [vectors.get(value.name or "") for value in node.inputs if value is not None]
+    if len(parts) != 3 or parts[0] is None or parts[1] is None or parts[2] is None:
+        return None
+    rows = zip(*_aligned(parts[0], parts[1], parts[2]), strict=True)
+    return [(yes if test else no) if isinstance(test, int) else None for test, yes, no in rows]
 
 
 def _within(number: int) -> int | None:
@@ -128,6 +146,8 @@ _STEPS: dict[str, Callable[[ir.Node, Vectors], list[Size] | None]] = {
     "Unsqueeze": _first,
     "Add": _arithmetic(lambda a, b: a + b),
     "Sub": _arithmetic(lambda a, b: a - b),
-    "Mul": _arithmetic(lambda a, b: a * b),
-    "Div": _arithmetic(_divide),
+    "Mul": _arithmetic(lambda a, b: a * b, lambda a, b: product([a, b])),
+    "Div": _arithmetic(_divide, lambda a, b: quotient([a], [b])),
+    "Equal": _arithmetic(lambda a, b: int(a == b), _unequal),
+    "Where": _where,
 }

@@ -10,7 +10,7 @@ from mlcompress.errors import ModelError, UserError
 from mlcompress.graph import external, finite, formats, names, sparse, structure
 from mlcompress.graph.clean import clean
 from mlcompress.graph.evaluate import overflows
-from mlcompress.graph.save import fits_message, to_bytes
+from mlcompress.graph.save import is_small, to_bytes
 from mlcompress.graph.session import ORT_ERRORS, Level, reason, session
 from mlcompress.graph.shapes import infer_shapes
 from mlcompress.graph.signature import signature
@@ -39,7 +39,7 @@ def load(path: Path | str) -> ir.Model:
         _complete_outputs(model)
         signature(model)
         _check_numbers(model, path)
-        source = to_bytes(model) if fits_message(model) else path
+        source = to_bytes(model) if is_small(model) else path
     except UserError as error:
         raise type(error)(*(_line(path, line) for line in error.lines)) from None
     except Exception:

@@ -1,20 +1,29 @@
 """Graph to bytes and files, the same bytes each time."""
 
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy as shallow_copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from mlcompress import __version__
 from mlcompress.errors import ModelError
+from mlcompress.graph import mapped, structure
 from mlcompress.graph.initializers import initializers
-from mlcompress.graph.structure import subgraphs
+from mlcompress.graph.pieces import large, message, pieces, raw
 
 INLINE_LIMIT = 2**31 - 2**26
 """Bytes of initializers that fit one protobuf message (2 GiB) beside the graph itself."""
-_EXTERNAL_FROM = 1024
-"""Bytes from which a tensor goes to the data file, where there is one: shape constants must stay readable."""
+DATA = ".data"
+"""Ending of the name of the file that holds tensors, beside the model's own."""
+IN_MEMORY = 2**28
+"""Bytes of initializers up to which sessions are made of bytes, and a stage makes its tensors, in memory."""
+_MUCH = 2**20
+"""Bytes of a tensor after which it is worth giving back memory."""
 _ALIGNMENT = 4096
 """Bytes between starts of tensors in a data file, so that they can be memory-mapped."""
 
@@ -44,71 +53,109 @@ def fits_message(model: ir.Model) -> bool:
     return tensor_bytes(model) <= INLINE_LIMIT
 
 
+def is_small(model: ir.Model) -> bool:
+    """May its bytes, and what a stage makes of it, be held in memory?"""
+    return tensor_bytes(model) <= min(IN_MEMORY, INLINE_LIMIT)
+
+
 def to_bytes(model: ir.Model) -> bytes:
     """Deterministic ModelProto bytes with all tensors inside. Raises ModelError above 2 GiB."""
     if not fits_message(model):
         raise ModelError(
             f"model: {tensor_bytes(model) / 2**30:.1f} GiB do not fit one protobuf message; save it to a file"
         )
-    data: bytes = message(model).SerializeToString(deterministic=True)
-    return data
+    return b"".join(part for piece in pieces(model) for part in piece.parts())
+
+
+def file_bytes(model: ir.Model) -> int:
+    """Bytes of the files that `save` would write; of two files, without the length of their name."""
+    if fits_message(model):
+        return sum(map(len, pieces(model)))
+    outline, placed = _outline(model, DATA)
+    end = placed[-1].offset + placed[-1].tensor.nbytes if placed else 0
+    size: int = _with_digest(message(outline), "0" * 40).ByteSize()
+    return size + end
+
+
+@contextmanager
+def source(model: ir.Model, folder: Path | None = None) -> Iterator[bytes | Path]:
+    """What a session can be made of: the model's bytes, or, for a large model, a file that lasts as long.
+
+    It lies in a folder of its own inside `folder` (None: the system's temporary one).
+    """
+    if is_small(model):
+        yield to_bytes(model)
+        return
+    with tempfile.TemporaryDirectory(dir=folder, prefix="mlcompress-") as place:
+        yield save(model, Path(place) / "model.onnx")[0]
 
 
 def save(model: ir.Model, path: Path | str) -> list[Path]:
     """Write `path` and return the files written: above 2 GiB, large tensors go to `<path>.data` beside it.
 
-    Existing files are unlinked first, not written into, so a graph whose tensors are mapped from them stays
-    valid. Raises ModelError when a file cannot be written.
+    Tensors are written one at a time. Existing files are unlinked first, not written into, so a graph whose
+    tensors are mapped from them stays valid. Raises ModelError when a file cannot be written.
     """
     path = Path(path)
     try:
         path.unlink(missing_ok=True)
         if fits_message(model):
-            path.write_bytes(to_bytes(model))
+            with path.open("wb") as file:
+                for piece in pieces(model):
+                    file.writelines(piece.parts())
+                    if len(piece) > _MUCH:
+                        mapped.forget()
             return [path]
-        data = path.with_name(path.name + ".data")
+        data = path.with_name(path.name + DATA)
         data.unlink(missing_ok=True)
-        path.write_bytes(_with_data_file(model, data).SerializeToString(deterministic=True))
+        outline, placed = _outline(model, data.name)
+        proto = _with_digest(message(outline), _write_data(placed, data))
+        path.write_bytes(proto.SerializeToString(deterministic=True))
         return [path, data]
     except OSError as error:
         raise ModelError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _with_data_file(model: ir.Model, data: Path) -> onnx.ModelProto:
-    """Write large tensors to `data`; the message refers to them by the file's name."""
-    outline = model.clone()
-    with data.open("wb") as file:
-        for value in initializers(outline):
-            tensor = value.const_value
-            if tensor is None or tensor.nbytes < _EXTERNAL_FROM or tensor.dtype == ir.DataType.STRING:
-                continue
-            file.write(bytes(-file.tell() % _ALIGNMENT))
-            place, size, name = file.tell(), tensor.nbytes, str(value.name)
-            file.write(tensor.tobytes())
-            shape = ir.Shape(tensor.shape.numpy())
-            value.const_value = ir.ExternalTensor(
-                data.name, place, size, tensor.dtype, shape=shape, name=name
-            )
-    return message(outline)
+@dataclass(frozen=True)
+class _Placed:
+    """A tensor and where it starts in a data file."""
+
+    tensor: ir.TensorProtocol
+    offset: int
 
 
-def message(model: ir.Model) -> onnx.ModelProto:
-    """The ModelProto that is written: own producer, sorted imports, no shapes that can be inferred again."""
-    proto = ir.serde.serialize_model(model)
-    proto.producer_name, proto.producer_version = "mlcompress", __version__
-    imports = sorted(proto.opset_import, key=lambda entry: entry.domain)
-    del proto.opset_import[:]
-    proto.opset_import.extend(imports)
-    _drop_inferable_shapes(proto.graph)
+def _outline(model: ir.Model, location: str) -> tuple[ir.Model, list[_Placed]]:
+    """The model with references to the data file in the place of large tensors, and these in file order."""
+    outline, placed, end = model.clone(), list[_Placed](), 0
+    for value in initializers(outline):
+        if (tensor := large(value)) is None:
+            continue
+        start = end + -end % _ALIGNMENT
+        placed.append(_Placed(tensor, start))
+        end, shape = start + tensor.nbytes, ir.Shape(tensor.shape.numpy())
+        value.const_value = ir.ExternalTensor(
+            location, start, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name)
+        )
+    return outline, placed
+
+
+def _write_data(placed: Sequence[_Placed], path: Path) -> str:
+    """Write the data file; the hex SHA-1 of it, which is what ONNX calls its checksum."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    with path.open("wb") as file:
+        for one in placed:
+            for part in (bytes(one.offset - file.tell()), raw(one.tensor)):
+                file.write(part)
+                digest.update(part)
+            if one.tensor.nbytes > _MUCH:
+                mapped.forget()
+    return digest.hexdigest()
+
+
+def _with_digest(proto: onnx.ModelProto, digest: str) -> onnx.ModelProto:
+    """The digest of the data file at its first tensor: files of other weights then have other messages."""
+    for _, tensor in structure.tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.external_data.add(key="checksum", value=digest)
+            break
     return proto
-
-
-def _drop_inferable_shapes(graph: onnx.GraphProto) -> None:
-    """Shapes inside the graph cost bytes and may be stale; only those of contrib ops cannot be inferred."""
-    contrib = {name for node in graph.node if node.domain for name in node.output}
-    kept = [info for info in graph.value_info if info.name in contrib]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
-    for node in graph.node:
-        for inner in subgraphs(node):
-            _drop_inferable_shapes(inner)

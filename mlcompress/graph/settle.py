@@ -4,15 +4,18 @@ Exporters compute the targets of Reshape and Expand from `Shape`, although all b
 constants, with 0 or -1 for the batch, they let shapes be inferred further on and channels be followed.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
 from mlcompress.graph.fold import fold
 from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
+from mlcompress.graph.length_names import name_lengths
 from mlcompress.graph.lengths import Vectors, declared, evaluate
 from mlcompress.graph.operands import optional
-from mlcompress.graph.shape_arguments import Size
+from mlcompress.graph.shape_arguments import Size, elements, integers
 from mlcompress.graph.shapes import infer_shapes
 from mlcompress.graph.unused import remove_unused
 
@@ -27,11 +30,12 @@ def settle(model: ir.Model) -> None:
     - vectors whose entries are all numbers become initializers, and what then is constant is folded;
     - targets of Reshape whose entries are numbers but for the batch become constants with 0 or -1;
     - targets of Expand become constants where the computed entries only repeat the length that is there;
-    - Reshape, Transpose, Reshape that swap the last two axes (attention) become one Transpose.
+    - Reshape, Transpose, Reshape that swap the last two axes (attention) become one Transpose;
+    - Reshape, Transpose, Reshape that merge an axis with the batch and take it apart again leave it apart.
     """
     for _ in range(_ROUNDS):
         infer_shapes(model)
-        _name_lengths(model)
+        name_lengths(model)
         insertion = Insertion(model.graph)
         vectors = evaluate(model.graph)
         settled = [_settle(node, vectors, insertion) for node in list(model.graph)]
@@ -43,35 +47,14 @@ def settle(model: ir.Model) -> None:
 
 def _settle(node: ir.Node, vectors: Vectors, insertion: Insertion) -> bool:
     if node.op_type == "Reshape" and node.domain == "":
-        return _as_transpose(node, vectors, insertion) or _reshape(node, vectors, insertion)
+        return (
+            _as_transpose(node, vectors, insertion)
+            or _apart(node, insertion)
+            or _reshape(node, vectors, insertion)
+        )
     if node.op_type == "Expand" and node.domain == "":
         return _expand(node, vectors, insertion)
     return _vector(node, vectors, insertion)
-
-
-def _name_lengths(model: ir.Model) -> None:
-    """Give axes the name of an input's axis where a computed shape says so.
-
-    Inference gives such axes names of its own, the same all over the graph: one finding renames them
-    everywhere.
-    """
-    names = {size for value in model.graph.inputs for size in declared(value) or () if isinstance(size, str)}
-    while True:
-        vectors = evaluate(model.graph)
-        renamed: dict[str, str] = {}
-        for node in model.graph:
-            argument = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}.get(node.op_type)
-            value = None if argument is None else optional(node, argument)
-            entries = [] if value is None else vectors.get(value.name or "", [])
-            for size, entry in zip(declared(node.outputs[0]) or (), entries, strict=False):
-                if isinstance(size, str) and size not in names and isinstance(entry, str) and entry in names:
-                    renamed[size] = entry
-        if not renamed:
-            return
-        for value in (value for node in model.graph for value in node.outputs if not value.is_graph_output()):
-            sizes = declared(value)
-            if sizes is not None:
-                value.shape = ir.Shape([renamed.get(s, s) if isinstance(s, str) else s for s in sizes])
 
 
 def _vector(node: ir.Node, vectors: Vectors, insertion: Insertion) -> bool:
@@ -124,8 +107,42 @@ def _expand(node: ir.Node, vectors: Vectors, insertion: Insertion) -> bool:
         for entry, size in zip(entries, aligned, strict=True)
     ]
     if None in wanted:
-        return False
+        return _joined_target(node, target, entries, insertion)
     node.replace_input_with(1, insertion.constant(f"{node.name}_target", np.array(wanted, dtype=np.int64)))
+    return True
+
+
+def _joined_target(
+    node: ir.Node, target: ir.Value | None, entries: Sequence[Size], insertion: Insertion
+) -> bool:
+    """A target of numbers and lengths of inputs, however it is computed, becomes a plain Concat of both."""
+    axes = {
+        size: (value, axis)
+        for value in insertion.graph.inputs
+        for axis, size in enumerate(declared(value) or ())
+        if isinstance(size, str)
+    }
+    plain = [entry if isinstance(entry, int) else None for entry in entries]
+    if elements(target) == plain or not all(isinstance(e, int) or e in axes for e in entries):
+        return False
+    nodes, parts = [], []
+    for entry in entries:
+        if isinstance(entry, int):
+            parts.append(insertion.constant(f"{node.name}_length", np.array([entry], dtype=np.int64)))
+            continue
+        value, axis = axes[str(entry)]
+        lengths = insertion.node("Shape", [value], f"{node.name}_lengths", ir.DataType.INT64)
+        place = insertion.constant(f"{node.name}_axis", np.array([axis], dtype=np.int64))
+        picked = insertion.node(
+            "Gather", [lengths.outputs[0], place], f"{node.name}_length", ir.DataType.INT64
+        )
+        nodes += [lengths, picked]
+        parts.append(picked.outputs[0])
+    nodes.append(
+        insertion.node("Concat", parts, f"{node.name}_target", ir.DataType.INT64, attributes={"axis": 0})
+    )
+    insertion.graph.insert_before(node, nodes)
+    node.replace_input_with(1, nodes[-1].outputs[0])
     return True
 
 
@@ -151,6 +168,42 @@ def _as_transpose(node: ir.Node, vectors: Vectors, insertion: Insertion) -> bool
     insertion.graph.insert_before(node, made)
     node.outputs[0].replace_all_uses_with(made.outputs[0], replace_graph_outputs=True)
     return True
+
+
+def _apart(node: ir.Node, insertion: Insertion) -> bool:
+    """(s, b, h*d) -> (s, b*h, d) -> (b*h, s, d) -> (b, h, s, d) as (s, b, h, d) -> (b, h, s, d): torch's own
+    attention module merges batch and heads, so that nobody could tell them apart."""
+    swap = _producer(node, "Transpose")
+    merge = None if swap is None else _producer(swap, "Reshape")
+    if swap is None or merge is None:
+        return False
+    first, last = integers(optional(merge, 1)), integers(optional(node, 1))
+    order = list(swap.attributes.get_ints("perm", []))
+    if first is None or last is None or len(last) != len(first) + 1 or len(order) != len(first):
+        return False
+    if first.count(-1) != 1 or last[:1] != [-1] or order[0] != first.index(-1) or 0 in first:
+        return False
+    if last[2:] != [first[axis] for axis in order[1:]] or last[1] < 1:
+        return False
+    place = order[0]
+    target = [*first[:place], -1, last[1], *first[place + 1 :]]
+    moved = [axis + (axis > place) for axis in order]
+    _replace(node, merge.inputs[0], target, [moved[0], moved[0] + 1, *moved[1:]], insertion)
+    return True
+
+
+def _replace(
+    node: ir.Node, source: ir.Value | None, target: list[int], order: list[int], insertion: Insertion
+) -> None:
+    """Reshape to `target`, then Transpose by `order`, in the place of `node`."""
+    out = node.outputs[0]
+    shape = insertion.constant(f"{out.name}_target", np.array(target, dtype=np.int64))
+    split = insertion.node("Reshape", [source, shape], f"{out.name}_split", None)
+    turned = insertion.node("Transpose", split.outputs, f"{out.name}_turned", None)
+    turned.attributes["perm"] = ir.AttrInt64s("perm", order)
+    split.outputs[0].type = turned.outputs[0].type = out.type
+    insertion.graph.insert_before(node, [split, turned])
+    out.replace_all_uses_with(turned.outputs[0], replace_graph_outputs=True)
 
 
 def _producer(node: ir.Node, op: str) -> ir.Node | None:

@@ -70,13 +70,38 @@ def slice_ranges(node: ir.Node) -> list[tuple[int, int, int, int]] | None:
 
 
 def product(sizes: Sequence[Size]) -> Size:
-    """Product of lengths; a name only when everything else is 1."""
-    rest: list[int | str] = []
-    for size in sizes:
-        if size is None:
+    """Product of lengths; with one name among them it is called "number*name", as torch's exporter does."""
+    return _called(sizes, [])
+
+
+def quotient(sizes: Sequence[Size], others: Sequence[Size]) -> Size:
+    """Product of `sizes` divided by that of `others`, as `product` calls it; None where it is not known."""
+    return _called(sizes, others)
+
+
+def _called(sizes: Sequence[Size], others: Sequence[Size]) -> Size:
+    if None in sizes or None in others:
+        return None
+    top, names = _factors(sizes)
+    bottom, gone = _factors(others)
+    for name in gone:
+        if name not in names:
             return None
-        if size != 1:
-            rest.append(size)
-    if any(isinstance(size, str) for size in rest):
-        return rest[0] if len(rest) == 1 else None
-    return int(np.prod([int(size) for size in rest], dtype=np.int64)) if rest else 1
+        names.remove(name)
+    if bottom == 0 or top % bottom or len(names) > 1:
+        return None
+    number = top // bottom
+    return number if not names or not number else names[0] if number == 1 else f"{number}*{names[0]}"
+
+
+def _factors(sizes: Sequence[Size]) -> tuple[int, list[str]]:
+    """The product of the numbers, and the names."""
+    number, names = 1, []
+    for size in sizes:
+        factor, _, name = str(size).rpartition("*") if isinstance(size, str) else (str(size), "", "")
+        if factor.isdecimal() or isinstance(size, int):
+            number *= int(factor)
+        else:
+            name = str(size)  # any other expression is a name
+        names += [name] if name else []
+    return number, names

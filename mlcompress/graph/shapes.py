@@ -7,7 +7,8 @@ import onnx
 import onnx_ir as ir
 
 from mlcompress.errors import ModelError
-from mlcompress.graph.save import copy, message
+from mlcompress.graph.pieces import message
+from mlcompress.graph.save import copy
 from mlcompress.graph.signature import Signature, Tensor
 from mlcompress.graph.structure import subgraphs
 

@@ -28,8 +28,16 @@ _ZERO_COUNTS = ("by_the_rules",)
 
 
 def show(facts: dict[str, Any], *, everything: bool = False) -> None:
-    """Print the facts on stdout; tables end after 40 rows unless `everything` is asked for."""
+    """Print the facts on stdout; tables end after 40 rows unless `everything` is asked for. What was measured
+    and groups are shown alone.
+    """
     _head(facts)
+    if "sensitivity" in facts:
+        _print("Sensitivity", ("layer", "op", "SNR dB", "drop"), _sensitivity(facts), everything)
+        return
+    if "groups" in facts:
+        _groups(facts["groups"], everything)
+        return
     _print(
         "Layers",
         ("layer", "op", "weight", "shape", "stored", "bytes", "params", "MACs"),
@@ -61,6 +69,58 @@ def _head(facts: dict[str, Any]) -> None:
             )
     for key, value in facts["metadata"].items():
         console.data(f"  {key}: {' '.join(value.split())[:100]}")
+
+
+def _groups(groups: dict[str, Any], everything: bool) -> None:
+    families = [
+        (
+            row["name"],
+            row["kind"],
+            f"{row['units']:,}",
+            ", ".join(_member(member) for member in row["members"]),
+            f"{row['params_per_unit']:,}",
+            "unknown" if row["macs_per_unit"] is None else f"{row['macs_per_unit']:,}",
+            "yes" if row["exact"] else f"no: {row['reason']}",
+        )
+        for row in groups["families"]
+    ]
+    columns = ("family", "kind", "units", "members", "params each", "MACs each", "exact")
+    _print("Families: units that can go one by one, with all their members", columns, families, everything)
+    layers = [
+        (
+            row["name"],
+            f"{row['from']} -> {row['to']}",
+            str(row["nodes"]),
+            f"{row['params']:,}",
+            "unknown" if row["macs"] is None else f"{row['macs']:,}",
+        )
+        for row in groups["layers"]
+    ]
+    _print(
+        "Layers: residual branches that can go",
+        ("sum", "between", "nodes", "params", "MACs"),
+        layers,
+        everything,
+    )
+    kept = [(row["node"], row["op"], row["reason"]) for row in groups["frozen"]]
+    _print("What keeps its channels", ("at", "op", "reason"), kept, everything)
+
+
+def _member(member: dict[str, Any]) -> str:
+    """`fc.weight[1] x36`: axis, and how many positions of it a unit has, where more than one."""
+    return f"{member['tensor']}[{member['axis']}]" + (f" x{member['each']}" if member["each"] > 1 else "")
+
+
+def _sensitivity(facts: dict[str, Any]) -> list[Sequence[str]]:
+    return [
+        (
+            row["node"],
+            row["op"],
+            "no noise" if row["snr_db"] is None else f"{row['snr_db']:.1f}",
+            "no samples" if row["drop"] is None else f"{row['drop']:+.4f}",
+        )
+        for row in facts["sensitivity"]
+    ]
 
 
 def _layers(facts: dict[str, Any]) -> list[Sequence[str]]:
@@ -149,7 +209,18 @@ def _table(title: str, columns: Iterable[str]) -> "Table":
     """Names are wrapped, never cut: a recipe needs the whole of them."""
     from rich.table import Column, Table
 
-    numbers = ("bytes", "params", "MACs", "units", "count")
+    numbers = (
+        "bytes",
+        "params",
+        "MACs",
+        "units",
+        "count",
+        "params each",
+        "MACs each",
+        "nodes",
+        "SNR dB",
+        "drop",
+    )
     folded = [
         Column(column, overflow="fold", justify="right" if column in numbers else "left")
         for column in columns

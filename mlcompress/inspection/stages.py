@@ -140,7 +140,7 @@ def _dynamic(model: ir.Model) -> Facts:
     base = _ready(model)
     able = [str(n.name) for n in base.graph if in_domain(n, DYNAMIC) and dynamic_obstacle(n) is None]
     left = float_reasons(base.graph, able, (), (), dynamic_obstacle)
-    why = [] if able else [f"no Gemm or MatMul can run as integers{_first(left)}"]
+    why = [] if able else [f"no Gemm, MatMul or LSTM can run as integers{_first(left)}"]
     return _stage(why, can_run_as_integers=len(able), left_in_float=_rows(left))
 
 

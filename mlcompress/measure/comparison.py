@@ -1,6 +1,7 @@
 """Before against after: everything a card says of a model file, measured in one place."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -70,19 +71,21 @@ class Bench:
 
     def evaluate(self, model: ir.Model) -> float | None:
         """The recipe's metric of a graph on the evaluation data; None where there are none."""
-        found = self._metric(graph.to_bytes(model))
+        with graph.source(model, self._before.parent) as source:
+            found = self._metric(source)
         return None if found is None else found.value
 
     def latency(self, models: Sequence[ir.Model]) -> list[float]:
         """Milliseconds of each graph (minimum, on the first provider), measured against each other."""
-        found = latency.compare(
-            [graph.to_bytes(model) for model in models],
-            self._feeds.inputs,
-            self._recipe.measure,
-            providers=self._providers.providers[:1],
-            evidence=False,
-            seed=self._recipe.seed,
-        )
+        with ExitStack() as stack:
+            found = latency.compare(
+                [stack.enter_context(graph.source(model, self._before.parent)) for model in models],
+                self._feeds.inputs,
+                self._recipe.measure,
+                providers=self._providers.providers[:1],
+                evidence=False,
+                seed=self._recipe.seed,
+            )
         return [one.min_ms for one in found]
 
     def compare(self, after: Path, artifact: Path) -> Facts:

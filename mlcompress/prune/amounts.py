@@ -1,5 +1,6 @@
 """How many units to keep, and which."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ class Ranked:
     multiple: int
     original: int
     """Units before the first step of an iterative schedule; shares refer to it."""
+    comparable: bool = False
+    """Scores mean the same in every family, so `global_` takes them as they are."""
 
     def floor(self) -> int:
         """The fewest units to keep."""
@@ -41,7 +44,7 @@ def global_(families: list[Ranked], ratio: float) -> dict[str, int]:
     Norms of layers of different fan-in are not comparable; divided by the family's mean they are
     (Fang et al., "DepGraph", 2023). Rounding moves the sum, so the threshold is searched, not read off.
     """
-    scaled = [family.scores / (family.scores.mean() or 1.0) for family in families]
+    scaled = [f.scores if f.comparable else f.scores / (f.scores.mean() or 1.0) for f in families]
     wanted = sum(family.original for family in families) * (1 - ratio)
     candidates = np.unique(np.concatenate(scaled)) if scaled else np.empty(0)
 
@@ -62,3 +65,13 @@ def global_(families: list[Ranked], ratio: float) -> dict[str, int]:
 def below(families: list[Ranked], threshold: float) -> dict[str, int]:
     """Units to keep: those that score at least `threshold`."""
     return {family.name: family.keep(int((family.scores >= threshold).sum())) for family in families}
+
+
+def towards(families: list[Ranked], wanted: Mapping[str, int], share: float) -> dict[str, int]:
+    """Units to keep when `share` of what leads from the original to the `wanted` widths has gone."""
+    keep = {}
+    for family in families:
+        last = wanted[family.name]
+        count = family.original + share * (last - family.original)
+        keep[family.name] = last if share == 1 else max(last, family.keep(count))
+    return keep

@@ -7,13 +7,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from mlcompress import graph
 from mlcompress.graph.dependency import Analysis, Family, analyse, remove
 from mlcompress.graph.dependency.widths import multiple
 from mlcompress.prune import amounts
 from mlcompress.prune.amounts import Ranked
-from mlcompress.prune.criteria import Group, criteria
+from mlcompress.prune.criteria import COMPARABLE, Group, rank
 from mlcompress.prune.dequantised import for_ranking
+from mlcompress.prune.material import Material
+from mlcompress.prune.observed_channels import Fields, lacking, measure, weights_of
 from mlcompress.prune.recipe import PruneSection
+from mlcompress.prune.refit import Lost, lost
 
 
 class Channels:
@@ -26,77 +30,102 @@ class Channels:
     """
 
     def __init__(
-        self, model: ir.Model, section: PruneSection, skip: Collection[str], rng: np.random.Generator
+        self, model: ir.Model, material: Material, skip: Collection[str], rng: np.random.Generator
     ) -> None:
+        section = material.recipe.prune
         self._model, self._section, self._skip, self._rng = model, section, frozenset(skip), rng
+        self._material = material
         analysis = analyse(model, skip=self._skip)
         self.original = {family.name: family.units for family in analysis.families}
         self.skipped = _skipped(analysis, section)
         scored, allowed = for_ranking(model), [f for f in analysis.families if _is_allowed(f, section)]
-        self._allowed = {family.name for family in allowed if _group(scored, family, rng).slices}
-        self.skipped += [
-            {"name": family.name, "reason": "no float weights to rank its channels by; prune the float model"}
-            for family in allowed
-            if family.name not in self._allowed
-        ]
+        criterion = section.criterion.name
+        reasons = {family.name: lacking(criterion, scored, analysis, family) for family in allowed}
+        self._allowed = {name for name, reason in reasons.items() if reason is None}
+        self.skipped += [{"name": name, "reason": reason} for name, reason in reasons.items() if reason]
 
     @property
     def families(self) -> int:
         """How many families may lose units."""
         return len(self._allowed)
 
-    def prune(self, ratio: float | None) -> None:
-        """Remove the lowest units in place until `ratio` of the original ones are gone, or those below the
-        threshold."""
-        analysis = analyse(self._model, skip=self._skip)
+    def prune(self, share: float, wanted: Mapping[str, int] | None = None) -> Lost:
+        """Remove the lowest units in place until `share` of what is to go is gone: towards the `wanted`
+        widths, else towards the recipe's ratio, or those below its threshold; what the layers lose."""
+        ranked = self.ranked()
+        return _cut(self._model, self._skip, ranked, self._keep(ranked, share, wanted))
+
+    def doomed(
+        self, share: float, wanted: Mapping[str, int] | None
+    ) -> tuple[list[Family], list[NDArray[np.bool_]]]:
+        """The families and, for each, [units] True for what `prune` would remove now. Nothing is removed."""
+        ranked = self.ranked()
+        keep, families = self._keep(ranked, share, wanted), {f.name: f for f in self._families()}
+        masks = []
+        for family in ranked:
+            mask = np.zeros(len(family.scores), bool)
+            mask[_lowest(family.scores, len(family.scores) - keep[family.name])] = True
+            masks.append(mask)
+        return [families[family.name] for family in ranked], masks
+
+    def _keep(self, ranked: list[Ranked], share: float, wanted: Mapping[str, int] | None) -> dict[str, int]:
+        section = self._section
+        if wanted is not None:
+            return amounts.towards(ranked, wanted, share)
+        if section.ratio is None:
+            return amounts.below(ranked, section.threshold or 0.0)
+        choose = amounts.local if section.scope == "local" else amounts.global_
+        return choose(ranked, section.ratio * share)
+
+    def ranked(self) -> list[Ranked]:
+        """The families that may lose units, with the scores that their units have now."""
+        scored, analysis = for_ranking(self._model), analyse(self._model, skip=self._skip)
         families = [family for family in analysis.families if family.name in self._allowed]
+        fields = measure(self._model, scored, analysis, families, self._material)
+        return [self._rank(scored, family, fields[family.name]) for family in families]
+
+    def matrices(self) -> list[str]:
+        """Names of the weights that the units are ranked by."""
         scored = for_ranking(self._model)
-        ranked = [self._rank(scored, family) for family in families]
-        keep = self._amounts(ranked, ratio)
-        dead = {
-            family.name: _lowest(family.scores, len(family.scores) - keep[family.name]) for family in ranked
-        }
-        remove(self._model, analysis, {name: units for name, units in dead.items() if len(units)})
+        return list(dict.fromkeys(m.tensor for f in self._families() for m in weights_of(scored, f)))
+
+    def _families(self) -> list[Family]:
+        families = analyse(self._model, skip=self._skip).families
+        return [family for family in families if family.name in self._allowed]
+
+    def trial(self, ranked: list[Ranked], keep: Mapping[str, int]) -> ir.Model:
+        """A copy without the lowest units of each family, but for as many as `keep` says of it."""
+        model = graph.copy(self._model)
+        _cut(model, self._skip, ranked, keep)
+        return model
 
     def widths(self) -> dict[str, list[int]]:
         """Family name -> units before the first step and now."""
         now = {family.name: family.units for family in analyse(self._model, skip=self._skip).families}
         return {name: [units, now.get(name, 1)] for name, units in self.original.items()}
 
-    def _rank(self, scored: ir.Model, family: Family) -> Ranked:
-        score = criteria.bind(self._section.criterion)
+    def _rank(self, scored: ir.Model, family: Family, fields: Fields) -> Ranked:
+        choice = self._section.criterion
+        scores = rank(choice, _group(scored, family, self._rng, fields))
         original = self.original[family.name]
         rounded_to = multiple(original, conv=family.conv, round_to=self._section.round_to)
-        return Ranked(family.name, score(_group(scored, family, self._rng)), rounded_to, original)
-
-    def _amounts(self, ranked: list[Ranked], ratio: float | None) -> Mapping[str, int]:
-        if ratio is None:
-            return amounts.below(ranked, self._section.threshold or 0.0)
-        return (
-            amounts.local(ranked, ratio) if self._section.scope == "local" else amounts.global_(ranked, ratio)
-        )
+        return Ranked(family.name, scores, rounded_to, original, choice.name in COMPARABLE)
 
 
-def _group(model: ir.Model, family: Family, rng: np.random.Generator) -> Group:
-    """The weights of a family, producers first: matrices, and the scales of batch norms, which decide how
-    much a channel
-    counts. Biases and running statistics go with their channel but have no say: they are no magnitudes."""
-    scales = {
-        str(node.inputs[1].name)
-        for node in model.graph
-        if node.op_type == "BatchNormalization" and node.inputs[1]
-    }
-    parts = []
-    for member in family.members:
-        tensor = model.graph.initializers[member.tensor].const_value
-        if tensor is None or not tensor.dtype.is_floating_point():
-            continue
-        if len(tensor.shape) > 1 or member.tensor in scales:
-            parts.append((member.reads, family.slices(model, member).astype(np.float64)))
-    parts.sort(key=lambda part: part[0])
-    first = sum(not reads for reads, _ in parts)
-    slices = tuple(part for _, part in parts)
-    return Group(slices, first or len(slices), rng)
+def _cut(model: ir.Model, skip: Collection[str], ranked: list[Ranked], keep: Mapping[str, int]) -> Lost:
+    dead = {f.name: _lowest(f.scores, len(f.scores) - keep[f.name]) for f in ranked if f.name in keep}
+    dead = {name: units for name, units in dead.items() if len(units)}
+    analysis = analyse(model, skip=skip)
+    what = lost(model, analysis, dead)
+    remove(model, analysis, dead)
+    return what
+
+
+def _group(model: ir.Model, family: Family, rng: np.random.Generator, fields: Fields) -> Group:
+    members = weights_of(model, family)
+    slices = tuple(family.slices(model, member).astype(np.float64) for member in members)
+    first = sum(not member.reads for member in members)
+    return Group(slices, first or len(slices), rng, **fields)
 
 
 def _lowest(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
@@ -105,13 +134,19 @@ def _lowest(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
 
 
 def _is_allowed(family: Family, section: PruneSection) -> bool:
-    return not family.soft or section.inexact == "allow"
+    return _is_meant(family, section) and (not family.soft or section.inexact == "allow")
+
+
+def _is_meant(family: Family, section: PruneSection) -> bool:
+    """By the granularity: every family, or those of one kind."""
+    kind = {"head": "head", "hidden": "width"}.get(section.granularity, family.kind)
+    return family.kind == kind
 
 
 def _skipped(analysis: Analysis, section: PruneSection) -> list[dict[str, str]]:
     inexact = [
         {"name": family.name, "reason": f"{family.reason}; `prune.inexact: allow` removes it all the same"}
         for family in analysis.families
-        if not _is_allowed(family, section)
+        if _is_meant(family, section) and not _is_allowed(family, section)
     ]
     return analysis.left_alone() + inexact

@@ -4,14 +4,12 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from mlcompress.graph.initializers import numbers, set_numbers
-from mlcompress.prune.criteria import Group, criteria
+from mlcompress.prune.choice import Chosen
+from mlcompress.prune.masks import no_rows
+from mlcompress.prune.observed_elements import lacking, reader
 from mlcompress.prune.recipe import PruneSection
-
-Masks = dict[str, NDArray[np.bool_]]
-"""Initializer name -> True where the weight stays; the shape of the weight."""
 
 WEIGHT_INPUTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1, "GRU": 1, "RNN": 1}
 """Which input of an op holds its weight matrix; recurrent ops have a second one, R, right after."""
@@ -74,37 +72,35 @@ def _reason(
     return f"read by {ops}: only weight matrices of layers lose single weights" if ops else None
 
 
-def choose(
-    model: ir.Model, names: list[str], section: PruneSection, ratio: float | None, rng: np.random.Generator
-) -> Masks:
-    """Which weights stay: those of the highest scores, over all tensors (global) or in each (local).
+def rankable(
+    model: ir.Model, names: Collection[str], section: PruneSection
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Those of `names` that granularity and criterion are defined for, and why the others are not."""
+    found, left = [], []
+    for name in names:
+        node, shape = reader(model, name), numbers(model.graph.initializers[name]).shape
+        reason = lacking(section.criterion.name, model, name)
+        if section.granularity == "kernel" and not (
+            node.op_type in ("Conv", "ConvTranspose") and int(np.prod(shape[2:])) > 1
+        ):
+            reason = "it has no kernels of more than one weight; use granularity element"
+        elif (section.granularity == "n:m" or _by_row(section)) and (why := no_rows(node, name, len(shape))):
+            reason = f"{section.granularity}: {why}"
+        if reason is None:
+            found.append(name)
+        else:
+            left.append({"name": name, "reason": reason})
+    return found, left
 
-    With `threshold` a weight stays if its score reaches it; for l1 and l2 the score of a weight is |w|.
-    """
-    score = criteria.bind(section.criterion)
-    weights = {name: numbers(model.graph.initializers[name]) for name in names}
-    scores = {n: score(Group((w.reshape(-1, 1).astype(np.float64),), 1, rng)) for n, w in weights.items()}
-    if ratio is None:
-        kept = {name: values >= section.threshold for name, values in scores.items()}
-    elif section.scope == "local":
-        kept = {name: _highest(values, ratio) for name, values in scores.items()}
-    else:
-        together = _highest(np.concatenate(list(scores.values())), ratio)
-        ends = np.cumsum([len(values) for values in scores.values()])[:-1]
-        kept = dict(zip(scores, np.split(together, ends), strict=True))
-    return {name: kept[name].reshape(weights[name].shape) for name in names}
+
+def _by_row(section: PruneSection) -> bool:
+    return section.granularity == "element" and section.criterion.name == "wanda"
 
 
-def apply(model: ir.Model, masks: Masks) -> None:
-    """Set the weights that do not stay to zero."""
-    for name, mask in masks.items():
+def apply(model: ir.Model, chosen: Chosen) -> None:
+    """Set the weights that do not stay to zero, and the others to what makes up for them."""
+    for name, mask in chosen.masks.items():
         value = model.graph.initializers[name]
         weight = numbers(value)
-        set_numbers(value, np.where(mask, weight, weight.dtype.type(0)))
-
-
-def _highest(scores: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
-    """True for all but the `ratio` lowest scores; ties fall in order of position."""
-    kept = np.ones(len(scores), bool)
-    kept[np.argsort(scores, kind="stable")[: round(ratio * len(scores))]] = False
-    return kept
+        stays = chosen.weights[name].astype(weight.dtype) if name in chosen.weights else weight
+        set_numbers(value, np.where(mask, stays, weight.dtype.type(0)))

@@ -1,6 +1,6 @@
 """Prune: remove what matters least, and recover with the original as teacher."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,23 @@ import onnx_ir as ir
 from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.errors import UnsupportedError
-from mlcompress.prune import elements
+from mlcompress.prune import elements, widths
+from mlcompress.prune.blocks import Layers
 from mlcompress.prune.channels import Channels
-from mlcompress.prune.recipe import PruneRecipe, PruneSection
+from mlcompress.prune.choice import choose
+from mlcompress.prune.material import Material
+from mlcompress.prune.recipe import ZEROS, PruneRecipe, PruneSection
+from mlcompress.prune.recovery import check_trainable, make_sparse, move, recover, settle, unimproved
+from mlcompress.prune.refit import refit
+from mlcompress.prune.storage import store_zeros
 
 TIED = "all are tied to its inputs and outputs, or `skip` names them"
 """Why no channel can go where no node stands in the way."""
+PLAIN = (
+    "zeros take the bytes and the time of other weights: the CPU provider gains no speed from them, and this"
+    " file is smaller only when compressed, or with `storage: auto`"
+)
+STORED = "zeros take no bytes in this file, but the time of other weights: the CPU provider gains no speed"
 
 
 def run(model: ir.Model, recipe: PruneRecipe, context: Context) -> tuple[ir.Model, Change]:
@@ -26,8 +37,10 @@ def run(model: ir.Model, recipe: PruneRecipe, context: Context) -> tuple[ir.Mode
     skip = {str(node.name) for node in graph.nodes_matching(model, recipe.skip).nodes}
     original = graph.copy(model)
     if recipe.prune.finetune is not None:
-        _check_trainable(model)
-    prune = _prune_channels if recipe.prune.granularity == "channel" else _prune_elements
+        check_trainable(model)
+    prune = {**dict.fromkeys(ZEROS, _prune_elements), "layer": _prune_layers}.get(
+        recipe.prune.granularity, _prune_channels
+    )
     change = prune(model, original, recipe, skip, context)
     return model, change
 
@@ -35,55 +48,134 @@ def run(model: ir.Model, recipe: PruneRecipe, context: Context) -> tuple[ir.Mode
 def _prune_channels(
     model: ir.Model, original: ir.Model, recipe: PruneRecipe, skip: Collection[str], context: Context
 ) -> Change:
-    channels = Channels(model, recipe.prune, skip, np.random.default_rng(recipe.seed))
+    material = Material(original, recipe, context)
+    channels = Channels(model, material, skip, np.random.default_rng(recipe.seed))
     if not channels.families:
         raise UnsupportedError(
-            f"prune: no channel of this model can be removed ({_first(channels.skipped) or TIED}); "
-            f"{_instead(model)}"
+            f"prune: no {recipe.prune.granularity} of this model can be removed "
+            f"({_first(channels.skipped) or TIED}); {_instead(model)}"
         )
-    before = graph.parameters(model)
-    histories = []
-    for step, ratio in enumerate(_ratios(recipe.prune), start=1):
-        channels.prune(ratio)
-        histories.append(_recover(model, original, recipe, context, step))
-    if recipe.prune.finetune is None:
-        _settle(model, context)
-    widths = channels.widths()
-    gone, all_units = sum(old - new for old, new in widths.values()), sum(old for old, _ in widths.values())
+    section, before = recipe.prune, graph.parameters(model)
+    moved = move(model, material)
+    wanted, found = widths.decide(channels, section, original, context)
+    first = section.steps(recipe.train.epochs)[0]
+    doomed = channels.doomed(first.share, wanted) if section.regularize else ([], [])
+    sparser = make_sparse(model, original, recipe, context, *doomed)
+    histories, refitted = [], list[str]()
+    for number, step in enumerate(section.steps(recipe.train.epochs), start=1):
+        refitted += _cut(model, channels, step.share, wanted, section, context)
+        histories.append(
+            recover(model, original, recipe, context, number=number, epochs=step.epochs, material=material)
+        )
+    if section.finetune is None:
+        settle(model, context)
+    left = channels.widths()
+    gone, all_units = sum(old - new for old, new in left.values()), sum(old for old, _ in left.values())
     summary = f"{gone} of {all_units} channels removed, {before:,} -> {graph.parameters(model):,} parameters"
     warnings = [] if gone else ["nothing was removed: rounding or the guards left every family as it was"]
-    warnings += _unimproved(histories)
-    details = {"families": widths, "finetune": [history for history in histories if history]}
+    warnings += unimproved(histories)
+    details = {"families": left, **found, "finetune": [history for history in histories if history]}
+    details |= {"reconstructed": list(dict.fromkeys(refitted)), **_how(material, moved, sparser)}
     return Change(summary, details, channels.skipped, warnings)
+
+
+def _cut(
+    model: ir.Model,
+    channels: Channels,
+    share: float,
+    wanted: widths.Wanted | None,
+    section: PruneSection,
+    context: Context,
+) -> list[str]:
+    """One step, and what is left fitted to give what it gave before; names of the fitted layers."""
+    if not section.reconstruct or context.calibration is None:
+        channels.prune(share, wanted)
+        return []
+    before = graph.copy(model)
+    return refit(model, before, channels.prune(share, wanted), context.calibration)
 
 
 def _prune_elements(
     model: ir.Model, original: ir.Model, recipe: PruneRecipe, skip: Collection[str], context: Context
 ) -> Change:
-    names = elements.prunable(model, skip)
-    skipped = elements.left_alone(model, names, skip)
+    material, prunable = Material(original, recipe, context), elements.prunable(model, skip)
+    names, undefined = elements.rankable(model, prunable, recipe.prune)
+    skipped = elements.left_alone(model, prunable, skip) + undefined
     if not names:
         raise UnsupportedError(
             f"prune: no weight matrix of this model can be pruned ({_first(skipped) or 'it has none'}); "
             "`mlcompress inspect` shows its layers"
         )
-    rng = np.random.default_rng(recipe.seed)
+    rng, section = np.random.default_rng(recipe.seed), recipe.prune
+    steps = section.steps(recipe.train.epochs)
+    moved = move(model, material)
+    masks = choose(model, names, material, steps[0].share, rng).masks if section.regularize else {}
+    doomed = [~masks[name].reshape(-1) for name in masks]
+    sparser = make_sparse(model, original, recipe, context, names, doomed)
     histories = []
-    masks: elements.Masks = {}
-    for step, ratio in enumerate(_ratios(recipe.prune), start=1):
-        masks = elements.choose(model, names, recipe.prune, ratio, rng)
-        elements.apply(model, masks)
-        histories.append(_recover(model, original, recipe, context, step, masks))
+    for number, step in enumerate(steps, start=1):
+        chosen = choose(model, names, material, step.share, rng)
+        masks = chosen.masks
+        elements.apply(model, chosen)
+        histories.append(
+            recover(
+                model,
+                original,
+                recipe,
+                context,
+                number=number,
+                epochs=step.epochs,
+                masks=masks,
+                material=material,
+            )
+        )
     zeros = {name: int(mask.size - mask.sum()) for name, mask in masks.items()}
     gone, weights = sum(zeros.values()), sum(mask.size for mask in masks.values())
-    warnings = [
-        "zeros take the bytes and the time of other weights: this file is smaller only when compressed",
-        *_unimproved(histories),
-    ]
-    details = {"zeros": zeros, "finetune": [history for history in histories if history]}
+    stored = store_zeros(model, names, section.storage, context)
+    warnings = [STORED if stored else PLAIN, *unimproved(histories)]
+    details: dict[str, Any] = {"zeros": zeros, "finetune": [history for history in histories if history]}
+    details |= {"stored": stored, **_how(material, moved, sparser)}
     return Change(
         f"{gone:,} of {weights:,} weights set to zero ({gone / weights:.0%})", details, skipped, warnings
     )
+
+
+def _prune_layers(
+    model: ir.Model, original: ir.Model, recipe: PruneRecipe, skip: Collection[str], context: Context
+) -> Change:
+    section, before = recipe.prune, graph.parameters(model)
+    layers = Layers(model, section.layer_score, skip, context.calibration)
+    if not layers.original:
+        raise UnsupportedError(
+            "prune: this model has no residual layer x + f(x) that can be removed; use granularity channel"
+        )
+    histories: list[dict[str, Any] | None] = []
+    gone: dict[str, float] = {}
+    for number, step in enumerate(section.steps(recipe.train.epochs), start=1):
+        gone |= layers.prune(None if section.ratio is None else section.ratio * step.share, section.threshold)
+        histories.append(recover(model, original, recipe, context, number=number, epochs=step.epochs))
+    if section.finetune is None:
+        settle(model, context)
+    summary = (
+        f"{len(gone)} of {len(layers.original)} residual layers removed, {before:,} -> "
+        f"{graph.parameters(model):,} parameters"
+    )
+    warnings = (
+        [] if gone else ["nothing was removed: the ratio rounds to no layer, or none is below the threshold"]
+    )
+    details = {
+        "removed": [{"name": name, "score": float(f"{score:.6g}")} for name, score in gone.items()],
+        "finetune": [history for history in histories if history],
+    }
+    return Change(summary, details, [], warnings + unimproved(histories))
+
+
+def _how(material: Material, moved: dict[str, Any] | None, sparser: dict[str, Any] | None) -> dict[str, Any]:
+    """For the card: what the scores were measured on, and the training before the first cut."""
+    found: dict[str, Any] = {"towards_sparsity": sparser, "movement": moved}
+    name = material.recipe.prune.criterion.name
+    found["criterion"] = {"name": name, **material.facts} if material.facts else None
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _instead(model: ir.Model) -> str:
@@ -93,99 +185,6 @@ def _instead(model: ir.Model) -> str:
     return "`mlcompress inspect` shows its layers"
 
 
-def _unimproved(histories: list[dict[str, Any] | None]) -> list[str]:
-    """Fine-tuning that changed nothing is said: its first weights compete, and were not beaten."""
-    return [
-        f"fine-tune {step}: no epoch was better on the validation data than the weights before it, which are "
-        "kept; train longer, change train.optimizer.lr, or judge by another evaluate.metric"
-        for step, history in enumerate(histories, start=1)
-        if history is not None and history["best_epoch"] == 0
-    ]
-
-
 def _first(skipped: list[dict[str, str]]) -> str:
     """What stands in the way, the first three of it."""
     return "; ".join(f"{entry['name']}: {entry['reason']}" for entry in skipped[:3])
-
-
-def _ratios(section: PruneSection) -> list[float | None]:
-    """The ratio to have reached after each step; a threshold is one step."""
-    if section.ratio is None:
-        return [None]
-    steps = section.schedule.count
-    return [section.ratio * step / steps for step in range(1, steps + 1)]
-
-
-def _recover(
-    model: ir.Model,
-    original: ir.Model,
-    recipe: PruneRecipe,
-    context: Context,
-    step: int,
-    masks: elements.Masks | None = None,
-) -> dict[str, Any] | None:
-    """Fine-tune `model` for its share of the epochs, as similar to `original` as it can become."""
-    finetune = recipe.prune.finetune
-    if finetune is None:
-        return None
-    from mlcompress.train.executor import Executor
-    from mlcompress.train.recover import finetune_losses, recover, training_data
-
-    executor = Executor(model, purpose="prune")
-    losses = finetune_losses(finetune, original, training_data(context), recipe.evaluate)
-    history = recover(
-        model,
-        original,
-        recipe.train,
-        context,
-        epochs=_epochs(recipe, step),
-        label=f"fine-tune {step}",
-        evaluate=recipe.evaluate,
-        losses=losses,
-        after_step=_masking(executor, masks) if masks else None,
-        executor=executor,
-    )
-    return history.as_card()
-
-
-def _epochs(recipe: PruneRecipe, step: int) -> int:
-    """`train.epochs` is for the whole stage: each step has an equal share, the last ones what does not
-    divide."""
-    steps = len(_ratios(recipe.prune))
-    return recipe.train.epochs * step // steps - recipe.train.epochs * (step - 1) // steps
-
-
-def _masking(executor: Any, masks: elements.Masks) -> Callable[[], None]:
-    import torch
-
-    kept = {name: torch.from_numpy(mask) for name, mask in masks.items() if name in executor.trainable}
-
-    def apply() -> None:
-        with torch.no_grad():
-            for name, mask in kept.items():
-                weight = executor.trainable[name]
-                weight.mul_(mask.to(weight.device))
-
-    return apply
-
-
-def _settle(model: ir.Model, context: Context) -> None:
-    """Without fine-tuning, batch-norm statistics at least follow the channels that are left, where there is
-    data."""
-    if context.calibration is None:
-        return
-    from mlcompress.train.batchnorm import reestimate_bn
-    from mlcompress.train.executor import unsupported
-
-    if not unsupported(model):
-        reestimate_bn(model, context.calibration)
-
-
-def _check_trainable(model: ir.Model) -> None:
-    from mlcompress.train.executor import unsupported
-
-    lines = unsupported(model)
-    if lines:
-        raise UnsupportedError(
-            *(f"prune.finetune: {line}; leave `finetune` out to prune without it" for line in lines)
-        )

@@ -17,15 +17,21 @@ from mlcompress.quantize.bias_correction import bias_place
 from mlcompress.quantize.calibrate import observe
 from mlcompress.quantize.cast import Stored, store_weights
 from mlcompress.quantize.equalize import equalize
-from mlcompress.quantize.fuse import PER_CHANNEL_OPSET, fold_batch_norm, fold_gemm_factors, raise_opset
+from mlcompress.quantize.fuse import (
+    PER_CHANNEL_OPSET,
+    fold_batch_norm,
+    fold_gemm_factors,
+    pool_means,
+    raise_opset,
+)
 from mlcompress.quantize.integer import lay_out
+from mlcompress.quantize.mixed import Scheme
 from mlcompress.quantize.observers import observers
 from mlcompress.quantize.recipe import QuantizeSection
 from mlcompress.quantize.recipe_weights import Weights
 from mlcompress.quantize.smooth import smooth
 from mlcompress.quantize.static import insert_qdq
 from mlcompress.quantize.widen import widen_stems
-from mlcompress.registry import Choice
 
 if TYPE_CHECKING:
     from mlcompress.data.dataset import Dataset
@@ -58,7 +64,7 @@ class Calibrated:
     kept: frozenset[str]
     """Nodes that `skip` keeps in float."""
     per_channel: bool
-    scheme: Choice | str = "int8"
+    scheme: Scheme = "int8"
     fitted: Mapping[str, Fitted] = field(default_factory=dict)
     """By node name; used where that node runs as integers."""
     activation: Activation = UINT8
@@ -70,6 +76,8 @@ class Calibrated:
     """Those of weights that training has put on their grid, by name: units of int8 codes where the layer
     runs as integers, else of the scheme's levels.
     """
+
+    target: str = "cpu"
 
     def allowed(self, node: ir.Node) -> bool:
         """Whether the recipe lets this node run as integers."""
@@ -98,10 +106,14 @@ class Calibrated:
             scheme=self.scheme,
             scales=scales,
             activation=self.activation,
+            integer_products=self.target == "cpu",
         )
         keep = [node for node in model.graph if node.name in self.kept or node.name in set(plain)]
         weights = self.base.graph.initializers
-        return model, store_weights(model, form, weights, weights=self.weights, keep=keep, scales=self.scales)
+        stored = store_weights(
+            model, form, weights, weights=self.weights, keep=keep, scales=self.scales, target=self.target
+        )
+        return model, stored
 
 
 def calibrate(
@@ -114,6 +126,7 @@ def calibrate(
     base = graph.copy(model)
     fold_batch_norm(base)
     fold_gemm_factors(base)
+    pool_means(base)
     activation = Activation(section.activations.scheme, section.activations.symmetric)
     opset = WIDE_OPSET if activation.is_wide else PER_CHANNEL_OPSET
     raised = raise_opset(base, opset)
@@ -128,7 +141,7 @@ def calibrate(
     batch = fixed_batch(raised) or 1
     samples = -(-len(data) // batch) * batch
     sizes = {name: float(statistics.counts.sum()) / samples for name, statistics in seen.items()}
-    scheme = section.weights.scheme or "int8"
+    scheme = section.weights.by_layer(section.mode)
     per_channel = section.weights.granularity == "per_channel"
     return Calibrated(
         raised,
@@ -140,6 +153,7 @@ def calibrate(
         activation=activation,
         changes=changes,
         weights=section.weights,
+        target=section.target,
     )
 
 

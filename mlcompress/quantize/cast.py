@@ -1,19 +1,25 @@
 """Weights in fewer bits in the file, computed in float: levels of a scheme, decoded at load."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
-from mlcompress.graph.encodings import Chains, Codes, UnfitError, highest_opset, store
+from mlcompress.graph.bodies import initializers_inside, lift
+from mlcompress.graph.columns import output_axis
+from mlcompress.graph.encodings import AUTO, Chains, Codes, UnfitError, highest_opset, store
 from mlcompress.graph.initializers import constant
+from mlcompress.graph.mapped import keep as keep_array
 from mlcompress.graph.session import LARGEST_FOLDED
-from mlcompress.quantize.encode import UNSCALED, encode
-from mlcompress.quantize.integer import in_domain, output_axis
+from mlcompress.quantize.dequantize import dequantize
+from mlcompress.quantize.encode import encode
+from mlcompress.quantize.integer import in_domain
+from mlcompress.quantize.mixed import Mixed
 from mlcompress.quantize.recipe_weights import Weights
-from mlcompress.quantize.schemes import schemes
+from mlcompress.quantize.schemes import UNSCALED, schemes
 from mlcompress.registry import Choice
 
 READERS = {
@@ -41,6 +47,8 @@ class Stored:
     skipped: list[dict[str, str]] = field(default_factory=list)
     codes: dict[str, Codes] = field(default_factory=dict)
     """What the forms stand for, to check them against."""
+    dequantized: dict[str, Codes] = field(default_factory=dict)
+    """What DequantizeLinear makes at every inference, where the target is fast at that."""
     opset: int | None = None
     """The model's operator set before a form needed a newer one."""
 
@@ -48,6 +56,7 @@ class Stored:
         """Take over what was stored in a second pass over the same graph."""
         self.forms |= other.forms
         self.codes |= other.codes
+        self.dequantized |= other.dequantized
         self.opset = other.opset if self.opset is None else self.opset
         self.skipped += other.skipped
 
@@ -60,25 +69,29 @@ def store_weights(
     weights: Weights | None = None,
     keep: Collection[ir.Node] = (),
     scales: Mapping[str, np.ndarray] = MappingProxyType({}),
+    target: str = "cpu",
 ) -> Stored:
-    """Store those float32 initializers of the main graph that `names` lists in fewer bits, in place.
+    """Store float32 initializers in fewer bits, in place: those of the main graph that `names` lists, and
+    those in bodies of If, Loop and Scan, which become initializers of the main graph.
 
     `storage`: an encoding, or `auto` for the smallest of each; `plain` changes nothing. fp16 and bf16 take
     every tensor, other schemes the weights of READERS, each of SMALLEST elements or more. What a node of
-    `keep` reads stays as it is, and so does what is inside If, Loop and Scan. `scales`: those of weights that
-    are on their grid already, by name.
+    `keep` reads, or has inside, stays as it is. `scales`: those of weights that are on their grid already, by
+    name.
+    `target` openvino: `auto` is DequantizeLinear where only MatMul and Gemm read.
     """
     result = Stored()
     if storage == "plain":
         return result
     result.opset = model.opset_imports.get("", 1)
     weights = weights or Weights()
-    scheme = _scheme(weights, storage)
+    overall = _scheme(weights, storage)
+    kept = {value for node in keep for value in (*node.inputs, *initializers_inside(node))}
+    lifted = lift(model, partial(_is_worth_lifting, kept=kept, every=overall.default.name in UNSCALED))
     chains = Chains(model, highest_opset(storage))
-    kept = {value for node in keep for value in node.inputs}
-    for name in [name for name in model.graph.initializers if name in names]:
+    for name in [name for name in model.graph.initializers if name in names or name in lifted]:
         value = model.graph.initializers[name]
-        array = constant(value)
+        array, scheme = constant(value), overall.of(name)
         if array is None or array.dtype != np.float32 or array.size < SMALLEST:
             continue
         if scheme.name not in UNSCALED and (array.ndim < 2 or not value.uses()):
@@ -86,6 +99,10 @@ def store_weights(
         reason = _obstacle(value, array, scheme, kept)
         if reason is None:
             codes = _encoded(value, array, scheme, weights, scales.get(name))
+            codes = replace(codes, stored=keep_array(codes.stored))
+            if target == "openvino" and storage == AUTO and (form := dequantize(chains, value, codes)):
+                result.forms[name], result.dequantized[name] = form, codes
+                continue
             try:
                 result.forms[name] = store(chains, value, codes, storage)
                 result.codes[name] = codes
@@ -132,11 +149,11 @@ def channel_axes(weight: ir.Value) -> tuple[int, ...]:
     return (0,)
 
 
-def _scheme(weights: Weights, storage: str) -> Choice:
+def _scheme(weights: Weights, storage: str) -> Mixed:
     """Encodings that are number formats bring their scheme with them."""
     if storage in UNSCALED:
-        return schemes.choose(storage)
-    return weights.scheme or schemes.choose("int8")
+        return Mixed(schemes.choose(storage), {})
+    return Mixed(weights.chosen("weight_only"), weights.layers)
 
 
 def _encoded(
@@ -152,7 +169,10 @@ def _obstacle(value: ir.Value, array: np.ndarray, scheme: Choice, kept: set[ir.V
         return "kept in float by `skip` or for accuracy"
     if value.is_graph_output() or value.is_graph_input():
         return "it is an input or output of the graph"
-    is_weight = all(use.idx in READERS.get(use.node.op_type, ()) for use in value.uses())
+    is_weight = all(
+        use.idx in READERS.get(use.node.op_type, ()) or _adds_positions(use.node, use.idx)
+        for use in value.uses()
+    )
     if scheme.name not in UNSCALED and not is_weight:
         return "not only a weight: so few bits may be too few for its other use"
     if 4 * array.size > LARGEST_FOLDED:
@@ -162,6 +182,34 @@ def _obstacle(value: ir.Value, array: np.ndarray, scheme: Choice, kept: set[ir.V
     if scheme.name == "fp16" and np.abs(array).max() > FP16_MAX:
         return "it holds values beyond 65504, the largest fp16 number"
     return None
+
+
+def _is_worth_lifting(value: ir.Value, kept: Collection[ir.Value | None], every: bool) -> bool:
+    """A weight in a body that `store_weights` will store."""
+    array = constant(value)
+    if array is None or array.dtype != np.float32 or array.size < SMALLEST or value in kept:
+        return False
+    return every or (
+        array.ndim >= 2
+        and len(value.uses()) > 0
+        and all(use.idx in READERS.get(use.node.op_type, ()) for use in value.uses())
+    )
+
+
+def _adds_positions(node: ir.Node, index: int) -> bool:
+    """A Slice of rows that are added to what a Gather looks up: position embeddings."""
+    if not in_domain(node, ("Slice",)) or index != 0:
+        return False
+    rows = node.outputs[0]
+    return bool(rows.uses()) and all(
+        in_domain(reader.node, ("Add",))
+        and any(
+            (maker := value.producer()) is not None and in_domain(maker, ("Gather",))
+            for value in reader.node.inputs
+            if value is not None
+        )
+        for reader in rows.uses()
+    )
 
 
 def _inside_bodies(model: ir.Model) -> list[dict[str, str]]:

@@ -5,25 +5,30 @@
 
 Signed weights: with unsigned ones onnxruntime takes a slow kernel (.92 instead of .40 of float latency).
 onnxruntime fuses the chain into DynamicQuantizeMatMul. Conv stays float: ConvInteger measured 6 to 10 times
-slower.
+slower. LSTM: `recurrent.py`.
 """
 
 from collections.abc import Callable
 
 import onnx_ir as ir
 
+from mlcompress.graph.columns import output_axis
 from mlcompress.graph.insert import Insertion
-from mlcompress.quantize.integer import in_domain, obstacle, output_axis
+from mlcompress.quantize.integer import in_domain, obstacle
+from mlcompress.quantize.mixed import Scheme
 from mlcompress.quantize.product import integer_matrix, rewrite_product
-from mlcompress.registry import Choice
+from mlcompress.quantize.recurrent import LSTM, insert_lstm, lstm_obstacle
 
-DYNAMIC = ("Gemm", "MatMul")
+PRODUCTS = ("Gemm", "MatMul")
+DYNAMIC = (*PRODUCTS, *LSTM)
 
 
 def dynamic_obstacle(node: ir.Node) -> str | None:
     """Why a weighted node cannot run as dynamic integers, or None when it can."""
     if in_domain(node, ("Conv",)):
         return "Conv has no fast dynamic kernel; use `mode: static`"
+    if in_domain(node, LSTM):
+        return lstm_obstacle(node)
     return obstacle(node)
 
 
@@ -32,11 +37,12 @@ def insert_dynamic(
     allowed: Callable[[ir.Node], bool],
     *,
     per_channel: bool = True,
-    scheme: Choice | str = "int8",
+    scheme: Scheme = "int8",
 ) -> None:
-    """Rewrite every allowed MatMul and Gemm without an obstacle, in place."""
+    """Rewrite every allowed MatMul, Gemm and LSTM without an obstacle, in place."""
+    insert_lstm(model, allowed, per_channel=per_channel, scheme=scheme)
     insertion = Insertion(model.graph)
-    nodes = [n for n in model.graph if in_domain(n, DYNAMIC) and allowed(n) and dynamic_obstacle(n) is None]
+    nodes = [n for n in model.graph if in_domain(n, PRODUCTS) and allowed(n) and dynamic_obstacle(n) is None]
     inputs: dict[ir.Value, ir.Node] = {}
     weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value]] = {}
     for node in nodes:

@@ -4,11 +4,9 @@ import numpy as np
 
 from mlcompress.graph.encodings import Codes
 from mlcompress.quantize import levels
-from mlcompress.quantize.schemes import Grid, How, schemes
+from mlcompress.quantize.schemes import UNSCALED, Grid, How, schemes
 from mlcompress.registry import Choice
 
-UNSCALED = ("fp16", "bf16")
-"""Schemes that round each number by itself."""
 _HALF = (2.0**-14, 65504.0)
 """Range of scales in which fp16 numbers have their full 11 bits."""
 

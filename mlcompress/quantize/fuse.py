@@ -12,6 +12,9 @@ from mlcompress.graph.insert import Insertion
 PER_CHANNEL_OPSET = 13
 """QuantizeLinear and DequantizeLinear have an axis from here on."""
 
+SPATIAL_RANK = 4
+"""Axes of a feature map with two spatial ones: fewer may be a sequence, whose means are another thing."""
+
 
 def attribute(node: ir.Node, name: str, default: int | float) -> int | float:
     """An integer or float attribute, or its default."""
@@ -67,6 +70,39 @@ def fold_gemm_factors(model: ir.Model) -> None:
             if factor != 1.0 and (array is not None or (index == 2 and bias is None)):
                 del node.attributes[name]
     insertion.drop_unread()
+
+
+def pool_means(model: ir.Model) -> list[str]:
+    """ReduceMean over all spatial axes of [N, C, H, W, ...] becomes GlobalAveragePool (and Flatten), in
+    place.
+
+    The same numbers, and an op that has an integer kernel. Returns the names of the replaced nodes.
+    """
+    insertion, replaced = Insertion(model.graph), []
+    for node in [node for node in model.graph if node.op_type == "ReduceMean" and not node.domain]:
+        value, result = node.inputs[0], node.outputs[0]
+        if value is None or not _over_space(node):
+            continue
+        keeps = attribute(node, "keepdims", 1)
+        stem, kind = str(node.name), ir.DataType.FLOAT
+        chain = [insertion.node("GlobalAveragePool", [value], f"{result.name}_pooled", kind, stem=stem)]
+        if not keeps:
+            chain.append(insertion.node("Flatten", chain[0].outputs, f"{result.name}_flat", kind, stem=stem))
+        insertion.replace(node, chain, chain[-1].outputs[0])
+        replaced.append(stem)
+    insertion.drop_unread()
+    return replaced
+
+
+def _over_space(node: ir.Node) -> bool:
+    """Whether a ReduceMean takes float32 [N, C, two axes or more] and all axes from the third on."""
+    value = node.inputs[0]
+    rank = len(value.shape) if value is not None and value.shape is not None else 0
+    if rank < SPATIAL_RANK or value is None or value.dtype != ir.DataType.FLOAT:
+        return False
+    held = node.attributes.get("axes")
+    axes = held.value if held is not None else constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return axes is not None and sorted(int(axis) % rank for axis in axes) == list(range(2, rank))
 
 
 def raise_opset(model: ir.Model, lowest: int) -> ir.Model:

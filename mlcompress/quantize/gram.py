@@ -15,6 +15,7 @@ class Gram:
 
     def __init__(self) -> None:
         self.count = 0
+        self._first: Array | float = 0.0
         self._second: Array | float = 0.0
         self._clean: list[Array] = []
         self._noisy: list[Array] = []
@@ -26,6 +27,7 @@ class Gram:
         """
         groups, inputs, positions = noisy.shape
         self.count += positions
+        self._first = self._first + noisy.sum(axis=2, dtype=np.float64)
         self._second = self._second + (noisy @ noisy.transpose(0, 2, 1)).astype(np.float64)
         parts = samples if positions % samples == 0 else 1
         for kept, columns in ((self._clean, clean), (self._noisy, noisy)):
@@ -43,8 +45,8 @@ class Gram:
         """
         second = np.asarray(self._second) / self.count
         if centred:
-            noisy = self.means()[1].mean(axis=0)
-            second = second - noisy[:, :, None] * noisy[:, None, :]
-        mean = np.einsum("gkk->g", second) / second.shape[1]
-        added = np.where(mean > 0, damping * mean, 1.0)
+            mean = np.asarray(self._first) / self.count
+            second = second - mean[:, :, None] * mean[:, None, :]
+        size = np.einsum("gkk->g", second) / second.shape[1]
+        added = np.where(size > 0, damping * size, 1.0)
         return np.asarray(second + added[:, None, None] * np.eye(second.shape[1]))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from mlcompress.graph.columns import output_axis
 from mlcompress.graph.initializers import constant
 from mlcompress.quantize.fuse import attribute
 
@@ -57,13 +58,6 @@ def obstacle(node: ir.Node) -> str | None:
         if bias.size not in (1, weight.shape[output_axis(node)]):
             return "its bias is not one number per output"
     return None
-
-
-def output_axis(node: ir.Node) -> int:
-    """The weight axis of a weighted node that holds its output channels."""
-    if node.op_type == "Conv":
-        return 0
-    return 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1
 
 
 def in_domain(node: ir.Node, ops: Iterable[str]) -> bool:

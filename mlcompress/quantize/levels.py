@@ -16,6 +16,8 @@ SEARCHED_BITS = 4
 """Up to here the largest value is no good scale: it leaves most values on level 0."""
 SHARES = tuple(float(share) for share in np.linspace(1.0, 0.3, 29))
 """Shares of the largest value that the search for a scale tries."""
+_AT_ONCE = 2**16
+"""Elements that are divided at a time: float64 takes twice the memory of a weight."""
 _BINS = 2**14
 _CELLS = 512
 """Cells of the coarse histogram."""
@@ -45,13 +47,25 @@ def usable(scale: Array) -> Array:
 
 def max_scale(rows: Array, largest: int) -> Array:
     """max|w| / largest."""
-    return usable(np.abs(rows.astype(np.float64)).max(axis=1, keepdims=True, initial=0.0) / largest)
+    most = np.maximum(
+        rows.max(axis=1, keepdims=True, initial=0.0), -rows.min(axis=1, keepdims=True, initial=0.0)
+    )
+    return usable(most.astype(np.float64) / largest)
 
 
 def rounded(rows: Array, scale: Array, largest: int) -> Array:
     """q = clip(round(w / s), -largest, largest) as int8, halves to even."""
-    steps = np.rint(rows.astype(np.float64) / scale.astype(np.float64))
-    return np.clip(steps, -largest, largest).astype(np.int8)
+    if scale.size == 1:
+        flat, scales = rows.reshape(-1), np.broadcast_to(scale.astype(np.float64).ravel(), rows.size)
+    else:
+        flat, scales = rows, np.broadcast_to(scale.astype(np.float64), rows.shape)
+    found = np.empty(flat.shape, np.int8)
+    several = max(1, _AT_ONCE * len(flat) // max(1, flat.size))
+    for at in range(0, len(flat), several):
+        some = slice(at, at + several)
+        steps = np.rint(flat[some].astype(np.float64) / scales[some])
+        found[some] = np.clip(steps, -largest, largest).astype(np.int8)
+    return found.reshape(rows.shape)
 
 
 def best_scale(rows: Array, candidates: Iterable[Array], largest: int) -> Array:

@@ -22,6 +22,7 @@ from mlcompress.quantize.integer import WEIGHTED, in_domain, lay_out, obstacle
 from mlcompress.quantize.judge import hold_accuracy
 from mlcompress.quantize.recipe import QuantizeRecipe, Replay
 from mlcompress.quantize.reconstruct import fit
+from mlcompress.quantize.recurrent import LSTM
 from mlcompress.quantize.sensitivity import output_noise
 from mlcompress.quantize.smooth import smooth
 from mlcompress.quantize.storage import compress
@@ -134,9 +135,9 @@ def static(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: froz
 
 
 def dynamic(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: frozenset[str]) -> Result:
-    """MatMul and Gemm as integers without samples; other weights stored in fewer bits."""
+    """MatMul, Gemm and LSTM as integers without samples; other weights stored in fewer bits."""
     section = recipe.quantize
-    per_channel, scheme = section.weights.granularity == "per_channel", section.weights.chosen("dynamic")
+    per_channel, scheme = section.weights.granularity == "per_channel", section.weights.by_layer("dynamic")
     base = graph.copy(model)
     fold_batch_norm(base)
     fold_gemm_factors(base)
@@ -169,10 +170,10 @@ def dynamic(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: fro
     if not integer:
         detail = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
         raise UnsupportedError(
-            f"quantize.mode dynamic: no MatMul or Gemm can run as integers ({detail or 'there is none'}); "
-            "use `mode: static` for convolutions, or `mode: weight_only` for a smaller file"
+            f"quantize.mode dynamic: no MatMul, Gemm or LSTM can be integers ({detail or 'there is none'})"
+            "; use `mode: static` for convolutions, or `mode: weight_only` for a smaller file"
         )
-    before, after = len(graph.to_bytes(model)), len(graph.to_bytes(result))
+    before, after = graph.file_bytes(model), graph.file_bytes(result)
     if after >= before:
         raise UnsupportedError(
             f"quantize.mode dynamic: the file would grow from {before} to {after} bytes; "
@@ -192,7 +193,11 @@ def stored_only(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept:
     weights = list(result.graph.initializers)
     keep = [node for node in result.graph if node.name in kept]
     chosen = section.weights.model_copy(update={"scheme": section.weights.chosen(section.mode)})
-    return Result(result, [], store_weights(result, section.storage, weights, weights=chosen, keep=keep))
+    return Result(
+        result,
+        [],
+        store_weights(result, section.storage, weights, weights=chosen, keep=keep, target=section.target),
+    )
 
 
 def _fastest(ready: Calibrated, form: str, context: Context) -> tuple[list[str], dict[str, float]]:
@@ -217,13 +222,15 @@ def float_reasons(
 ) -> dict[str, str]:
     """Why each node with weights stays float, by name in graph order."""
     reasons = {}
+    weighted = (*WEIGHTED, *LSTM) if why is dynamic_obstacle else WEIGHTED
     for node in main:
         name, taken = str(node.name), node.name in integer
-        if in_domain(node, NO_KERNEL):
-            reasons[name] = f"{node.op_type} has no integer kernel here"
-        elif in_domain(node, CONTROL_FLOW):
+        if in_domain(node, CONTROL_FLOW):
             reasons[name] = f"layers inside {node.op_type} are left as they are"
-        elif in_domain(node, WEIGHTED) and not taken:
+        elif in_domain(node, NO_KERNEL) and not in_domain(node, weighted):
+            instead = "; `mode: dynamic` has one" if in_domain(node, LSTM) else ""
+            reasons[name] = f"{node.op_type} has no integer kernel here{instead}"
+        elif in_domain(node, weighted) and not taken:
             reason = why(node) or "float: integers would not be faster here"
             reason = "given back to hold the accuracy" if name in returned else reason
             reasons[name] = "`skip` names it" if name in kept else reason

@@ -15,9 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress.errors import RecipeError, shorten
+from mlcompress.graph.columns import output_axis
 from mlcompress.graph.initializers import constant
 from mlcompress.quantize.fuse import attribute
-from mlcompress.quantize.integer import WEIGHTED, Layout, lay_out, output_axis
+from mlcompress.quantize.integer import WEIGHTED, Layout, lay_out
 from mlcompress.quantize.recipe_weights import STORAGES
 
 MICROSECONDS = {

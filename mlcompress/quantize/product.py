@@ -6,11 +6,11 @@ from types import MappingProxyType
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.columns import output_axis
 from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
-from mlcompress.quantize.integer import output_axis
+from mlcompress.quantize.mixed import Scheme, scheme_of
 from mlcompress.quantize.weights import quantised
-from mlcompress.registry import Choice
 
 
 def integer_matrix(
@@ -18,7 +18,7 @@ def integer_matrix(
     node: ir.Node,
     weight: ir.Value,
     per_channel: bool,
-    scheme: Choice | str = "int8",
+    scheme: Scheme = "int8",
     scales: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> tuple[ir.Value, np.ndarray]:
     """int8 [K, N] as an initializer, and its scales float32 [N] (or a scalar); a transposed Gemm weight is
@@ -32,7 +32,7 @@ def integer_matrix(
     if (given := scales.get(str(weight.name))) is not None:
         codes, steps = quantised(columns, axes, scales=given)
     else:
-        codes, steps = quantised(columns, axes, scheme)
+        codes, steps = quantised(columns, axes, scheme_of(scheme, str(weight.name)))
     stored = insertion.constant(f"{weight.name}_quantized", codes)
     return stored, steps.ravel() if per_channel else steps.reshape(())
 

@@ -14,19 +14,20 @@ import onnx_ir as ir
 from mlcompress import graph
 from mlcompress.context import Context
 from mlcompress.errors import UnsupportedError
+from mlcompress.graph.columns import output_axis
 from mlcompress.graph.initializers import constant, set_numbers
 from mlcompress.metrics import HIGHER_IS_BETTER
 from mlcompress.quantize.activations import UINT8
 from mlcompress.quantize.calibrated import Calibrated, calibrate
 from mlcompress.quantize.cast import channel_axes, scaled_weights
 from mlcompress.quantize.deployment import gaps
-from mlcompress.quantize.encode import UNSCALED, encode
-from mlcompress.quantize.integer import WEIGHTED, Layout, in_domain, lay_out, obstacle, output_axis
+from mlcompress.quantize.encode import encode
+from mlcompress.quantize.integer import WEIGHTED, Layout, in_domain, lay_out, obstacle
 from mlcompress.quantize.levels import widening
 from mlcompress.quantize.modes import Placed, Result, calibration, float_reasons, place
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.reconstruct import fit
-from mlcompress.quantize.schemes import schemes
+from mlcompress.quantize.schemes import UNSCALED, schemes
 from mlcompress.quantize.static import insert_for_training
 from mlcompress.quantize.storage import compress
 from mlcompress.quantize.weights import largest_level, quantised

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.columns import output_axis
 from mlcompress.graph.initializers import constant, set_numbers
 from mlcompress.graph.insert import Insertion
-from mlcompress.quantize.integer import output_axis
+from mlcompress.quantize.mixed import Scheme, scheme_of
 from mlcompress.quantize.weights import BIAS_MAX, quantised, to_int32
-from mlcompress.registry import Choice
 
 
 def insert_weights(
@@ -17,7 +17,7 @@ def insert_weights(
     nodes: Sequence[ir.Node],
     input_scales: Mapping[ir.Node, np.float32],
     per_channel: bool,
-    scheme: Choice | str,
+    scheme: Scheme,
     scales: Mapping[str, np.ndarray],
 ) -> None:
     """Write int8 weights and int32 biases for these Conv and Gemm nodes.
@@ -39,8 +39,9 @@ def insert_weights(
             codes, steps = quantised(array, axes, scales=given)
         else:
             floor = bias_floor(array, axis, readers, input_scales)
+            own = scheme_of(scheme, str(weight.name))
             codes, steps = quantised(
-                array, axes, scheme, floor=floor if per_channel else floor.max(keepdims=True)
+                array, axes, own, floor=floor if per_channel else floor.max(keepdims=True)
             )
         with_zero = any(node.op_type == "Gemm" for node in readers)
         restore = _weight(insertion, weight, readers, codes, steps, axis, with_zero)

@@ -5,28 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mlcompress.metrics import LABELLED
+from mlcompress.quantize.recipe_budget import Budget
+from mlcompress.quantize.recipe_compute import Compute, compute_problems
 from mlcompress.quantize.recipe_qat import Qat
 from mlcompress.quantize.recipe_static import Accuracy, Activations, Smooth
-from mlcompress.quantize.recipe_weights import Storage, Weights, problems
+from mlcompress.quantize.recipe_weights import ASYMMETRIC, Storage, Weights, problems
 from mlcompress.quantize.rounding import roundings
 from mlcompress.recipe.sections import Section, Shared
 
-LATER = {
-    "target": {"openvino": "use cpu"},
-}
-"""Values that recipes may name and this version does not do, with what to do instead."""
 PLACEMENTS = ("rules", "measured", "all")
-
-
-def _not_yet(kind: str) -> BeforeValidator:
-    """Refuse the values of LATER in words of their own."""
-
-    def check(value: Any) -> Any:
-        if isinstance(value, str) and value in LATER[kind]:
-            raise ValueError(f"{value!r} is not in this version; {LATER[kind][value]}")
-        return value
-
-    return BeforeValidator(check)
 
 
 def _placement(value: Any) -> Any:
@@ -47,9 +34,14 @@ class QuantizeSection(Section):
     mode: Literal["static", "qat", "dynamic", "weight_only", "cast"] = Field(
         "static",
         description="static: integers throughout, ranges from data.calibration. qat: the same, then trained "
-        "on data.train as it will be rounded. dynamic: MatMul and Gemm "
+        "on data.train as it will be rounded. dynamic: MatMul, Gemm and LSTM "
         "as integers, no data. weight_only: fewer bits in the file, float in memory. "
         "cast: fp16 or bf16 in the file",
+    )
+    compute: Compute = Field(
+        "float",
+        description="weight_only: nbits keeps int8 or int4 weights of MatMul and Gemm small in memory as "
+        "well (MatMulNBits, a scale per block of 128). cast: fp16 or bf16, the graph computes in it",
     )
     weights: Weights = Weights()
     activations: Activations = Activations()
@@ -81,7 +73,12 @@ class QuantizeSection(Section):
     )
     qat: Qat = Field(Qat(), description="how `mode: qat` trains; `train` has epochs and optimizer")
     accuracy: Accuracy | None = None
-    target: Annotated[Literal["cpu"], _not_yet("target")] = Field("cpu", description="whose kernels decide")
+    budget: Budget | None = None
+    target: Literal["cpu", "openvino"] = Field(
+        "cpu",
+        description="whose kernels decide. openvino: weights of MatMul and Gemm as DequantizeLinear, which "
+        "is fast there and slow on the CPU provider",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -97,7 +94,13 @@ class QuantizeSection(Section):
     def _problems(self) -> list[str]:
         mode = self.mode
         found = problems(mode, self.weights, self.storage)
-        if mode not in ("static", "qat") and self.model_fields_set & {"activations", "placement"}:
+        found += self._layer_problems()
+        if self.target == "openvino":
+            found += self._target_problems()
+        has_budget = self.budget is not None
+        found += compute_problems(mode, self.compute, self.weights, self.storage, self.target, has_budget)
+        placed = {"activations", *(() if self._repeats_layers else ("placement",))}
+        if mode not in ("static", "qat") and self.model_fields_set & placed:
             found.append(f"activations and placement belong to `mode: static`, not {mode}")
         if mode == "qat":
             found += self.qat.problems(self.weights.chosen(mode).name)
@@ -122,6 +125,41 @@ class QuantizeSection(Section):
             found.append(f"accuracy belongs to static and dynamic, not {mode}; use `gate: {{max_drop: ...}}`")
         if self.accuracy is not None and isinstance(self.placement, Replay):
             found.append("accuracy would change the plan that is to be repeated; leave one of them out")
+        return found
+
+    @property
+    def _repeats_layers(self) -> bool:
+        """A plan holds the schemes of single weights too, which modes without placement have as well."""
+        return isinstance(self.placement, Replay) and self.mode in ("dynamic", "weight_only")
+
+    def _layer_problems(self) -> list[str]:
+        """What of `budget` and `weights.layers` does not go with the rest."""
+        found = []
+        own = self.weights.model_fields_set & {"scheme", "layers"}
+        if self.budget is not None and own:
+            found.append(f"budget chooses the schemes of weights; leave weights.{sorted(own)[0]} out")
+        if self.budget is not None and self.storage != "auto":
+            found.append(f"budget counts the bytes of `storage: auto`, not {self.storage}; leave storage out")
+        choices = [*self.weights.layers.values(), *(self.budget.over if self.budget else ())]
+        if choices and self.mode in ("qat", "cast"):
+            found.append(f"budget and weights.layers: for static, dynamic and weight_only, not {self.mode}")
+            return found
+        for choice in choices:
+            single = self.weights.model_copy(update={"scheme": choice})
+            found += problems(self.mode, single, self.storage)
+            if not self.weights.symmetric and choice.name not in ASYMMETRIC:
+                found.append(f"{choice.name} has no zero point; leave `symmetric` out")
+        return list(dict.fromkeys(found))
+
+    def _target_problems(self) -> list[str]:
+        """What is not for OpenVINO."""
+        found = []
+        if self.mode == "dynamic":
+            found.append("dynamic takes twice the CPU provider's time on OpenVINO; use `mode: static`")
+        if self.budget is not None:
+            found.append("budget counts the bytes of `target: cpu`; leave one of them out")
+        if self.placement == "measured":
+            found.append("placement measured times the CPU provider; use rules or all with target openvino")
         return found
 
     @property
@@ -151,6 +189,11 @@ class QuantizeRecipe(Shared):
             raise ValueError(f"train.epochs: {self.train.epochs} epochs for {phases} schemes; give one each")
         return self
 
+    @property
+    def times_its_target(self) -> bool:
+        """Is the latency that gates look at that of the target?"""
+        return self.quantize.target == "cpu" or self.measure.providers[0] == self.quantize.target
+
     def needs(self) -> dict[str, bool]:
         """Ranges come from calibration samples, without labels; training needs labels only without a
         teacher. Layers are given back by validation samples where the recipe has them."""
@@ -164,6 +207,8 @@ class QuantizeRecipe(Shared):
             needed["calibration"] = False
         if section.mode == "qat":
             needed["train"] = section.qat.teacher == "none"
+        if section.budget is not None and self.data.calibration is not None:
+            needed["calibration"] = False
         if section.accuracy is not None and self.data.validation is not None:
             needed["validation"] = self.evaluate.metric in LABELLED
         return needed

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from mlcompress.quantize.schemes import schemes
+from mlcompress.quantize.mixed import Mixed
+from mlcompress.quantize.schemes import UNSCALED, schemes
 from mlcompress.quantize.weights import INTEGER_SCHEMES, largest_level
 from mlcompress.recipe.sections import Section
 from mlcompress.registry import Choice
@@ -30,8 +31,6 @@ Storage = Literal[
 ]
 """`auto` and the names of the registry `encodings`, which is not loaded for the sake of a recipe."""
 
-UNSCALED = ("fp16", "bf16")
-"""Schemes without scales: each number is rounded by itself."""
 ASYMMETRIC = ("int8", "int4", "int2")
 """Schemes that may have a zero point."""
 BLOCK = 32
@@ -51,6 +50,11 @@ class Weights(Section):
     )
     block: Annotated[int, Field(ge=4, le=4096)] = Field(
         BLOCK, description="per_block only: weights in a block"
+    )
+    layers: dict[str, schemes.annotation()] = Field(  # type: ignore[valid-type]
+        {},
+        description="other schemes for the weights of single layers, by patterns as in `skip`: "
+        "{'op:Gather': int4}; later ones win",
     )
     symmetric: bool = Field(
         True, description="false: zero points (weight_only with int8, int4, int2); integer kernels want none"
@@ -74,6 +78,10 @@ class Weights(Section):
         """The scheme, or the mode's own."""
         default = schemes.choose("fp16" if mode == "cast" else "int8")
         return default if self.scheme is None else self.scheme
+
+    def by_layer(self, mode: str) -> Choice | Mixed:
+        """The scheme, or that of each weight where they differ."""
+        return Mixed(self.chosen(mode), self.layers) if self.layers else self.chosen(mode)
 
 
 def problems(mode: str, weights: Weights, storage: str) -> list[str]:

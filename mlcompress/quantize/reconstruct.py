@@ -14,18 +14,22 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress import console
+from mlcompress.data.padding import find_mask, real
 from mlcompress.data.samples import batches
+from mlcompress.graph.columns import from_rows, output_axis, to_columns, to_rows
 from mlcompress.graph.initializers import constant
+from mlcompress.measure.tapped import tapped_session
 from mlcompress.quantize.activations import Range
 from mlcompress.quantize.bias_correction import bias_place, correct
-from mlcompress.quantize.calibrate import tapped_session
 from mlcompress.quantize.calibrated import Calibrated, Fitted
-from mlcompress.quantize.columns import from_rows, to_columns, to_rows
 from mlcompress.quantize.gram import Gram
-from mlcompress.quantize.integer import WEIGHTED, lay_out, output_axis
+from mlcompress.quantize.integer import WEIGHTED, lay_out
+from mlcompress.quantize.mixed import Mixed, Scheme, scheme_of
 from mlcompress.quantize.qdq_weights import bias_floor
 from mlcompress.quantize.rounding import code_levels, roundings
+from mlcompress.quantize.schemes import schemes
 from mlcompress.quantize.weights import quantised
+from mlcompress.registry import Choice
 
 if TYPE_CHECKING:
     from mlcompress.data.dataset import Dataset
@@ -57,9 +61,12 @@ def fit(
     ranges = {
         node: ready.ranges[str(layout.roots[source].name)] for node in layers if (source := node.inputs[0])
     }
+    masked = find_mask(ready.base, some) if layers else None
     with console.progress("fit weights", len(layers)) as advance:
         for step in _independent(ready.base.graph, layers):
-            grams = _observe(ready, names, step, ranges, some)
+            ahead = [node for node in layers if node.name not in ready.fitted]
+            so_far = replace(ready, scheme=_plainly(ready.scheme, ahead))
+            grams = _observe(so_far, names, step, ranges, some, masked)
             found = {str(node.name): _fit(ready, node, grams[node], ranges[node], section) for node in step}
             ready = replace(ready, fitted={**ready.fitted, **found})
             advance(len(step))
@@ -86,12 +93,24 @@ def _independent(main: ir.Graph, layers: Sequence[ir.Node]) -> Iterator[list[ir.
         yield step
 
 
+def _plainly(scheme: Scheme, ahead: Collection[ir.Node]) -> Mixed:
+    """The scheme, but quick int8 for layers that are not reached: nothing that is tapped depends on them."""
+    mixed = scheme if isinstance(scheme, Mixed) else Mixed(_choice(scheme), {})
+    names = [str(node.inputs[1].name) for node in ahead if node.inputs[1] is not None]
+    return Mixed(mixed.default, {**mixed.layers, **dict.fromkeys(names, schemes.choose("int8"))})
+
+
+def _choice(scheme: Choice | str) -> Choice:
+    return schemes.choose(scheme) if isinstance(scheme, str) else scheme
+
+
 def _observe(
     ready: Calibrated,
     integer: Collection[str],
     step: Sequence[ir.Node],
     ranges: Mapping[ir.Node, Range],
     data: "Dataset",
+    masked: str | None,
 ) -> dict[ir.Node, Gram]:
     """Second moments of what the layers of `step` read."""
     made, _ = ready.build(integer, "plain")
@@ -101,16 +120,21 @@ def _observe(
     grams = {node: Gram() for node in step}
     for batch in batches(ready.base, data, BATCH):
         clean, noisy = ({**batch.inputs, **side(batch.inputs)} for side in sides)
+        mask = None if masked is None else batch.inputs[masked]
         for node, gram in grams.items():
-            weight, name = (
-                np.asarray(constant(node.inputs[1])),
-                str(node.inputs[0].name if node.inputs[0] else ""),
-            )
-            kernel, most = weight.shape[2:], POSITIONS * len(batch.ids)
+            name = str(node.inputs[0].name if node.inputs[0] else "")
             given = ready.activation.fake(noisy[name], *ranges[node])
-            columns = [to_columns(node, values, kernel, most) for values in (clean[name], given)]
-            gram.update(columns[0], columns[1], len(batch.ids))
+            parts = [real(values, mask) for values in (clean[name], given)]
+            samples = len(batch.ids) if len(parts[0]) == 1 else 1
+            for pair in zip(*parts, strict=True):
+                columns = [_columns(node, values, samples) for values in pair]
+                gram.update(columns[0], columns[1], samples)
     return grams
+
+
+def _columns(node: ir.Node, values: np.ndarray, samples: int) -> np.ndarray:
+    kernel = np.asarray(constant(node.inputs[1])).shape[2:]
+    return to_columns(node, values, kernel, POSITIONS * samples)
 
 
 def _tap(
@@ -136,13 +160,14 @@ def _fit(ready: Calibrated, node: ir.Node, gram: Gram, limits: Range, section: "
     corrects = section.bias_correction and place is not None
     axes = (output_axis(node),) if ready.per_channel else ()
     floor = bias_floor(array, output_axis(node), [node], {node: ready.activation.parameters(*limits)[0]})
+    scheme = scheme_of(ready.scheme, str(node.inputs[1].name if node.inputs[1] else ""))
     codes, scales = quantised(
-        array, axes, ready.scheme, floor=floor if ready.per_channel else floor.max(keepdims=True)
+        array, axes, scheme, floor=floor if ready.per_channel else floor.max(keepdims=True)
     )
     spread = to_rows(node, np.broadcast_to(scales.astype(np.float64), array.shape))
     rounding = roundings.bind(section.rounding)
     chosen = rounding(
-        weight / spread, gram.hessian(centred=corrects, damping=DAMPING), code_levels(ready.scheme, codes)
+        weight / spread, gram.hessian(centred=corrects, damping=DAMPING), code_levels(scheme, codes)
     )
     rounded = chosen * spread
     moved = None

@@ -1,28 +1,33 @@
 """`mlcompress quantize`: check, run one mode, and say in the card what it did."""
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from contextlib import nullcontext
 
 import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.context import Change, Context
-from mlcompress.data.samples import take
 from mlcompress.errors import UnsupportedError
-from mlcompress.measure.session import Feeds
-from mlcompress.quantize.kernels import check_stored, missing
-from mlcompress.quantize.modes import Result, dynamic, static, stored_only
+from mlcompress.graph.mapped import spilling
+from mlcompress.graph.save import is_small
+from mlcompress.measure.feed import feed
+from mlcompress.measure.stored import check_stored
+from mlcompress.quantize.budget import Mode, run_mode
+from mlcompress.quantize.compute import cast, weight_only
+from mlcompress.quantize.kernels import missing
+from mlcompress.quantize.modes import Result, dynamic, static
 from mlcompress.quantize.qat import qat
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.refuse import refuse_quantised
+from mlcompress.quantize.target import REASONS, UNTIMED, check_dequantized
 
-Mode = Callable[[ir.Model, QuantizeRecipe, Context, frozenset[str]], Result]
 MODES: dict[str, Mode] = {
     "static": static,
     "qat": qat,
     "dynamic": dynamic,
-    "weight_only": stored_only,
-    "cast": stored_only,
+    "weight_only": weight_only,
+    "cast": cast,
 }
 
 
@@ -37,7 +42,8 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
     """
     refuse_quantised(model)
     kept = frozenset(graph.skipped_nodes(model, recipe.skip))
-    result = MODES[recipe.quantize.mode](model, recipe, context, kept)
+    with nullcontext() if is_small(model) else spilling(context.folder):
+        result = run_mode(MODES[recipe.quantize.mode], model, recipe, context, kept)
     if not result.integer and not result.stored.forms:
         raise UnsupportedError(
             f"quantize.mode {recipe.quantize.mode}: nothing in this model can be quantised "
@@ -48,11 +54,14 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
 
 def _change(model: ir.Model, recipe: QuantizeRecipe, context: Context, result: Result) -> Change:
     section = recipe.quantize
-    before, after = len(graph.to_bytes(model)), len(graph.to_bytes(result.model))
-    stored = result.stored
-    kernels = check_stored(result.model, stored.codes, _feed(model, context), stored.opset).ops
+    before, after = graph.file_bytes(model), graph.file_bytes(result.model)
+    stored, arrays = result.stored, feed(model, context)
+    check_dequantized(result.model, stored.dequantized, arrays)
+    kernels = check_stored(result.model, stored.codes, arrays, stored.opset, context.folder).ops
     warnings = [f"quantize: the file grows from {before} to {after} bytes"] if after >= before else []
-    if result.integer:
+    if not recipe.times_its_target:
+        warnings.append(UNTIMED)
+    elif result.integer and section.target == "cpu":
         ops = Counter(node.op_type for node in _nodes_named(model, result.integer))
         warnings += [f"quantize: {line}" for line in missing(kernels, ops)]
     convs = sum(node.op_type == "Conv" for node in _nodes_named(model, result.reasons))
@@ -63,6 +72,7 @@ def _change(model: ir.Model, recipe: QuantizeRecipe, context: Context, result: R
     warnings += result.warnings
     details = {
         "mode": section.mode,
+        "target": REASONS[section.target],
         "weights": {
             "scheme": section.weights.chosen(section.mode).model_dump(),
             "granularity": section.weights.granularity,
@@ -83,7 +93,8 @@ def _summary(model: ir.Model, recipe: QuantizeRecipe, result: Result) -> str:
     if result.integer:
         ops = Counter(node.op_type for node in _nodes_named(model, result.integer))
         listed = ", ".join(f"{count} {op}" for op, count in sorted(ops.items()))
-        parts.append(f"{section.mode} int8: {listed}")
+        how = f"MatMulNBits {scheme}" if section.compute == "nbits" else f"{section.mode} int8"
+        parts.append(f"{how}: {listed}")
     if result.stored.forms:
         counts = Counter(result.stored.forms.values())
         listed = ", ".join(f"{count} as {form}" for form, count in sorted(counts.items()))
@@ -94,17 +105,6 @@ def _summary(model: ir.Model, recipe: QuantizeRecipe, result: Result) -> str:
 def _nodes_named(model: ir.Model, names: Collection[str]) -> list[ir.Node]:
     wanted = set(names)
     return [node for node in model.graph if node.name in wanted]
-
-
-def _feed(model: ir.Model, context: Context) -> Feeds:
-    """Inputs of the profiled run: those that latency is measured with, else samples, else seeded numbers."""
-    if context.feed is not None:
-        return context.feed
-    for data in (context.calibration, context.evaluation, context.train):
-        if data is not None and len(data) > 0:
-            return take(model, data, 1)
-    signature = graph.signature(model)
-    return graph.example_feed(signature, graph.example_shapes(signature))
 
 
 def _why_nothing(model: ir.Model, result: Result) -> str:

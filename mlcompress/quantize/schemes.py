@@ -17,6 +17,8 @@ from mlcompress.quantize import levels
 from mlcompress.registry import Registry
 
 schemes = Registry("scheme")
+UNSCALED = ("fp16", "bf16")
+"""Schemes without scales: each number is rounded by itself."""
 
 Array = NDArray[Any]
 Fit = Annotated[

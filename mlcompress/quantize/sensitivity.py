@@ -10,8 +10,8 @@ from mlcompress import console, graph
 from mlcompress.context import Context
 from mlcompress.data.samples import batches
 from mlcompress.errors import DataError
+from mlcompress.measure.tapped import tapped_session
 from mlcompress.quantize.accuracy import signal_to_noise
-from mlcompress.quantize.calibrate import tapped_session
 from mlcompress.quantize.calibrated import Calibrated, calibrate
 from mlcompress.quantize.integer import WEIGHTED, lay_out
 from mlcompress.quantize.judge import drop, judge

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.columns import output_axis
 from mlcompress.graph.initializers import constant
 from mlcompress.graph.insert import Insertion
-from mlcompress.quantize.calibrate import track
+from mlcompress.measure.tapped import track
 from mlcompress.quantize.fuse import attribute
-from mlcompress.quantize.integer import in_domain, obstacle, output_axis
+from mlcompress.quantize.integer import in_domain, obstacle
 from mlcompress.quantize.observers import ChannelMax
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def smooth(
     """Y = (X / s) (s W), s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), for each input channel j (Xiao et
     al. 2023).
 
-    For every sequence (three axes or more) that MatMul or Gemm nodes with constant weights read, in place.
+    For every sequence (three axes or more) that MatMul nodes with constant weights read, in place.
     The one vector a sample that a classifier reads is left alone: a few samples do not show how large each
     of its channels may become (EfficientNet-Lite0, 16 samples: 7 dB instead of 18). 1 / s goes into the
     node that makes the tensor where that is exact and nothing else reads it (LayerNormalization, Mul or
@@ -73,9 +74,14 @@ def _sites(main: ir.Graph, kept: Collection[str]) -> dict[ir.Value, list[ir.Node
     for node in main:
         if in_domain(node, PRODUCTS) and node.name not in kept and obstacle(node) is None:
             source = node.inputs[0]
-            if source is not None and node.inputs[1] is not None:
+            if source is not None and node.inputs[1] is not None and _may_be_sequence(node, source):
                 found.setdefault(source, []).append(node)
     return found
+
+
+def _may_be_sequence(reader: ir.Node, value: ir.Value) -> bool:
+    """False where the axes are known to be too few: a pass over all samples would be for nothing."""
+    return reader.op_type != "Gemm" and (value.shape is None or len(value.shape) >= SEQUENCE)
 
 
 def _scales(largest: np.ndarray, nodes: list[ir.Node], alpha: float) -> np.ndarray:

@@ -17,9 +17,9 @@ import onnx_ir as ir
 from mlcompress.graph.insert import Insertion
 from mlcompress.quantize.activations import UINT8, Activation, Range
 from mlcompress.quantize.integer import WEIGHTED, Layout, activations
+from mlcompress.quantize.mixed import Scheme
 from mlcompress.quantize.product import integer_matrix, rewrite_product
 from mlcompress.quantize.qdq_weights import insert_weights
-from mlcompress.registry import Choice
 
 
 @dataclass
@@ -40,19 +40,21 @@ def insert_qdq(
     ranges: Mapping[str, Range],
     *,
     per_channel: bool = True,
-    scheme: Choice | str = "int8",
+    scheme: Scheme = "int8",
     scales: Mapping[str, np.ndarray] = MappingProxyType({}),
     activation: Activation = UINT8,
+    integer_products: bool = True,
 ) -> None:
     """Write the layout into the model, in place.
 
     `ranges` holds the lowest and highest value of every tensor in `set(layout.roots.values())`, by name;
-    `scales` those of weights that are on their grid already.
+    `scales` those of weights that are on their grid already. `integer_products`: MatMul as MatMulInteger.
     """
     insertion = Insertion(model.graph)
     sources = {node: node.inputs[0] for node in layout.nodes if node.inputs[0] is not None}
     # There is no MatMulInteger of 16 bits.
-    products = [node for node in layout.nodes if node.op_type == "MatMul" and not activation.is_wide]
+    as_integers = integer_products and not activation.is_wide
+    products = [node for node in layout.nodes if node.op_type == "MatMul" and as_integers]
     weighted = [node for node in layout.nodes if node.op_type in WEIGHTED and node not in products]
     made = _insert_activations(insertion, layout, ranges, activation, products)
     steps = {node: made.steps[sources[node]] for node in weighted}

@@ -13,7 +13,15 @@ BIAS_MAX = 2**30
 """Half of int32, so that bias plus accumulated products cannot overflow."""
 
 INTEGER_SCHEMES = (
-    *("int8", "int4", "int2", "ternary", "binary", "fixed_point", "log2", "piecewise", "codebook"),
+    "int8",
+    "int4",
+    "int2",
+    "ternary",
+    "binary",
+    "fixed_point",
+    "log2",
+    "piecewise",
+    "codebook",
 )
 """Schemes whose levels an int8 kernel can compute with."""
 
@@ -79,25 +87,6 @@ def largest_level(choice: Choice) -> int:
 
 def _column(scales: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.broadcast_to(np.ravel(scales), len(rows)).reshape(-1, 1)
-
-
-def channel_scales(weight: np.ndarray, axes: tuple[int, ...], floor: np.ndarray | None = None) -> np.ndarray:
-    """Scale per slice along `axes`: max|w| / 127, float32, shaped to broadcast against `weight`.
-
-    No axes: one scale for the whole tensor. `floor` (same shape as the result) holds scales from below. Every
-    scale is a positive normal number; a slice of zeros without a floor gets 1.
-    """
-    others = tuple(axis for axis in range(weight.ndim) if axis not in axes)
-    largest = np.abs(weight.astype(np.float64)).max(axis=others, keepdims=True, initial=0.0)
-    scales = largest / INT8_MAX
-    if floor is not None:
-        scales = np.maximum(scales, floor)
-    return levels.usable(scales)
-
-
-def to_int8(weight: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """q = clip(round(w / s), -127, 127), halves to even; int8, same shape."""
-    return levels.rounded(weight, scales, INT8_MAX)
 
 
 def to_int32(bias: np.ndarray, scales: np.ndarray) -> np.ndarray:

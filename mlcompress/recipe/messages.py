@@ -39,7 +39,8 @@ def describe(problem: ValidationError, document: Document, schema: type[BaseMode
     schema_json = schema.model_json_schema()
     lines: dict[KeyPath, str] = {}
     for finding in problem.errors(include_url=False):
-        path = _real_path(finding["loc"], document.value)
+        names_key = finding["type"] in ("missing", "extra_forbidden")
+        path = _real_path(finding["loc"], document.value, names_key)
         text = _text(dict(finding), path, document.value, schema_json)
         known = lines.get(path)
         if known is None or finding["type"] == "extra_forbidden":
@@ -106,15 +107,18 @@ def _keys_at(path: KeyPath, value: Any, schema: dict[str, Any], root: dict[str, 
     return _keys_at(path[1:], value.get(path[0]) if isinstance(value, dict) else None, child, root)
 
 
-def _real_path(location: tuple[str | int, ...], value: Any) -> KeyPath:
-    """Pydantic's location without the names of union members, which are not keys of the recipe."""
+def _real_path(location: tuple[str | int, ...], value: Any, names_key: bool) -> KeyPath:
+    """Pydantic's location without the names of union members, which are not keys of the recipe.
+
+    `names_key`: the last part is a key, whether the recipe has it or not.
+    """
     path: list[str | int] = []
     for i, part in enumerate(location):
         listed = isinstance(value, list) and isinstance(part, int) and part < len(value)
         if listed or (isinstance(value, dict) and part in value):
             path.append(part)
             value = value[part]
-        elif i == len(location) - 1 and isinstance(value, dict):
+        elif names_key and i == len(location) - 1 and isinstance(value, dict):
             path.append(part)
     return tuple(path)
 

@@ -41,6 +41,11 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """How many processes `torchrun` started, this one included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _leave_group() -> None:
     """A process that ends inside its group is aborted by the group's own threads now and then."""
     if torch.distributed.is_initialized():

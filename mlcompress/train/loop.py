@@ -52,6 +52,8 @@ def fit(
     frozen: Collection[str] = (),
     after_step: Callable[[], None] | None = None,
     taps: Collection[str] = (),
+    beside: nn.Module | None = None,
+    before_epoch: Callable[[int], None] | None = None,
     keep_initial: bool = False,
     key: str = "",
 ) -> History:
@@ -67,6 +69,9 @@ def fit(
         after_step: called after each optimizer step, and after averaged weights are put in place; re-applies
             masks.
         taps: names of values, beside the outputs, that `loss` reads.
+        beside: what `loss` trains for itself, such as adapters: in parameter groups of its own, kept in the
+            state, neither averaged nor selected.
+        before_epoch: told the number of each epoch, from 1.
         keep_initial: the weights before training compete as epoch 0.
         key: hash of what the loss depends on (teacher, entries). Settings, seed, data and first weights are
             added here.
@@ -85,8 +90,9 @@ def fit(
         if path is not None:
             facts = [key, settings.model_dump_json(), seed, epochs, sorted(frozen), keep_initial]
             key = _key(executor, data, facts)
-        training = _Training(executor, data, settings, seed, epochs, frozen, higher_is_better)
+        training = _Training(executor, data, settings, seed, epochs, frozen, higher_is_better, beside)
         training.after_step = after_step or training.after_step
+        training.before_epoch = before_epoch or training.before_epoch
         training.validate = validate
         state = None if path is None else load_state(path, key)
         if state is not None:
@@ -123,6 +129,7 @@ class _Training:
     """The moving parts of one `fit`."""
 
     after_step: Callable[[], None] = staticmethod(lambda: None)
+    before_epoch: Callable[[int], None] = staticmethod(lambda epoch: None)
     validate: Validate | None = None
 
     def __init__(
@@ -134,6 +141,7 @@ class _Training:
         epochs: int,
         frozen: Collection[str],
         higher_is_better: bool,
+        beside: nn.Module | None,
     ) -> None:
         self.machine = accelerator(settings)
         self.epoch = 0
@@ -145,10 +153,11 @@ class _Training:
         self._epochs = epochs
         self._step = 0
         self._learning = [value for name, value in executor.trainable.items() if name not in set(frozen)]
+        self._beside = (beside or nn.Module()).to(self.machine.device)
         self._order = EpochOrder(len(data), settings.batch_size, settings.grow, seed)
         self._model, self._optimizer, self._loader = self.machine.prepare(
             executor,
-            optimizer(self._learning, settings.optimizer),
+            optimizer(self._learning, settings.optimizer, beside=self._beside.parameters()),
             loader(data, settings.augment, self._order, seed),
         )
         _set_layout(executor, torch.channels_last)
@@ -171,6 +180,7 @@ class _Training:
     def train_epoch(self, loss: Loss, taps: Collection[str], advance: Callable[[int], None]) -> None:
         """One pass over the data, then validation."""
         self._order.epoch = self.epoch
+        self.before_epoch(self.epoch + 1)
         torch.manual_seed(self._seed + self.epoch)  # random ops of a graph, if any
         self._executor.train()
         total = torch.zeros((), device=self.machine.device)
@@ -198,8 +208,10 @@ class _Training:
                     " or set train.clip: 1.0"
                 )
             self.machine.backward(value)
+            if self.machine.sync_gradients:
+                self._share_gradients()
             if self.machine.sync_gradients and settings.clip is not None:
-                self.machine.clip_grad_norm_(self._learning, settings.clip)
+                self.machine.clip_grad_norm_([*self._learning, *self._beside.parameters()], settings.clip)
             self._optimizer.step()
             self._optimizer.zero_grad()
         if self.machine.sync_gradients:
@@ -208,6 +220,12 @@ class _Training:
             if self._average is not None:
                 self._average.update(self._tensors())
         return value.detach()
+
+    def _share_gradients(self) -> None:
+        """Average the gradients beside the model over the processes, as DistributedDataParallel does its."""
+        if self.machine.num_processes > 1:
+            for parameter in self._beside.parameters():
+                parameter.grad = self.machine.reduce(parameter.grad, "mean")
 
     def judge(self) -> None:
         """Validate the present weights, with `ema` their average, as those of the present epoch."""
@@ -245,6 +263,7 @@ class _Training:
             "weights": self._tensors(),
             "best": self.selection.tensors,
             "optimizer": optimizer_tensors(self._optimizer),
+            "beside": self._beside.state_dict(),
         }
         if self._average is not None:
             facts["updates"] = self._average.updates
@@ -258,6 +277,7 @@ class _Training:
         device = self.machine.device
         self.selection.tensors = {name: tensor.to(device) for name, tensor in state.tensors["best"].items()}
         self._load(state.tensors["weights"])
+        self._beside.load_state_dict(state.tensors.get("beside", {}))
         load_optimizer(self._optimizer, state.tensors.get("optimizer", {}))
         if self._average is not None:
             self._average.updates = state.facts["updates"]

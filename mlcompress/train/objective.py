@@ -1,65 +1,62 @@
 """The weighted sum of a recipe's losses, as the function that `fit` minimises."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import onnx_ir as ir
-from torch import Tensor
-from torch.nn import functional
+import torch
+from torch import Tensor, nn
 
-from mlcompress.errors import DataError, ModelError, UnsupportedError
+from mlcompress.errors import DataError
 from mlcompress.train.batches import TorchBatch
-from mlcompress.train.logits import find_output, logits_value
-from mlcompress.train.losses import LossEntry, losses, needs
+from mlcompress.train.logits import find_output
+from mlcompress.train.losses import LossEntry
+from mlcompress.train.losses.entry import LABELS, LOGITS
+from mlcompress.train.terms import resolve
 
 TeacherCall = Callable[[TorchBatch], Mapping[str, Tensor]]
 
-
-@dataclass(frozen=True)
-class _Term:
-    """One loss and the value names that it reads in student and teacher."""
-
-    function: Callable[..., Tensor]
-    needs: frozenset[str]
-    weight: float
-    student: str
-    teacher: str
-    where: str
+_SPATIAL = {"hint", "attention"}
+_OVER_THE_BATCH = {"dist", "pkt"}
+_FEW = 32
+"""Samples below which correlations over the batch are mostly noise (a rule of thumb)."""
 
 
 class Objective:
     """Sum over entries of weight * loss; call it with the student's values by name and the batch.
 
     `student_values` and `teacher_values` are the value names that it reads, so that the caller can tap them;
-    `labelled` names the losses that need labels; `notes` says where the logits were found before a Softmax.
+    `labelled` names the losses that need labels; `notes` says where the logits were found before a Softmax;
+    `parts` holds what is trained for the losses alone.
     """
 
     def __init__(
         self, entries: Sequence[LossEntry], student: ir.Model, teacher: ir.Model, *, where: str
     ) -> None:
-        """Resolve every entry's output in both graphs.
+        """Resolve the values of every entry in both graphs.
 
         Raises:
             DataError: no entries, so that there is nothing to learn from.
-            RecipeError: an output that a graph does not have.
+            RecipeError: an output or tensor that a graph does not have.
             UnsupportedError: a loss on class logits with an output that holds none.
         """
         if not entries:
             raise DataError(f"{where}: nothing to learn from: neither a teacher nor labels are used")
         self._terms = [
-            _term(entry, student, teacher, f"{where}[{number}] ({entry.name})")
+            resolve(entry, student, teacher, f"{where}[{number}] ({entry.name})")
             for number, entry in enumerate(entries)
         ]
         self.student_values = _distinct(term.student for term in self._terms)
-        self.teacher_values = _distinct(
-            term.teacher for term in self._terms if term.needs & {"teacher", "teacher_logits"}
-        )
-        self.labelled = _distinct(entry.name for entry in entries if "labels" in needs(entry.name))
+        self.teacher_values = _distinct(term.teacher for term in self._terms if term.asks_teacher)
+        self.labelled = _distinct(term.entry.name for term in self._terms if term.needs & LABELS)
         self.notes = _distinct(
             f"{term.where}: the output ends in Softmax; its input {term.student} is used as logits"
-            for term, entry in zip(self._terms, entries, strict=True)
-            if term.student != find_output(student, entry.output, where).name
+            for term in self._terms
+            if term.needs & LOGITS and term.student != find_output(student, term.entry.output, where).name
         )
+        self.parts = nn.ModuleList(term.parts for term in self._terms)
+        self._epoch = 1
+        self._alike = _ops(student) == _ops(teacher)
         self._teach: TeacherCall | None = None
 
     def taught_by(self, teacher: TeacherCall | None) -> "Objective":
@@ -67,85 +64,80 @@ class Objective:
         self._teach = teacher
         return self
 
+    def start_epoch(self, epoch: int) -> None:
+        """Weights that change over the epochs become those of `epoch`, counted from 1."""
+        self._epoch = epoch
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        outputs: Mapping[str, Tensor],
+        batch: TorchBatch,
+        *,
+        samples: int,
+        seed: int,
+        mixed: bool = False,
+    ) -> None:
+        """Make the adapters for the shapes of a batch, and check that every loss can be computed on it.
+
+        Args:
+            outputs: the student's values of `batch`.
+            samples: of the training data, whose `ids` a memory is kept for.
+            seed: of the adapters' first weights.
+            mixed: whether the samples of training are mixed, so that they have two labels.
+
+        Raises:
+            as `__call__`, and ModelError where no adapter joins two values.
+        """
+        taught = self._taught(batch)
+        mixture = replace(batch, partners=batch.labels) if mixed else batch
+        generator = torch.Generator().manual_seed(seed)
+        for term in self._terms:
+            if term.asks_teacher:
+                term.build(outputs[term.student], taught[term.teacher], samples, generator)
+        before = {name: value.clone() for name, value in self.parts.state_dict().items()}
+        for term in self._terms:
+            term(outputs, taught, mixture)
+        self.parts.load_state_dict(before)  # a memory has seen nothing yet
+
+    def warnings(self, outputs: Mapping[str, Tensor], batch_size: int) -> list[str]:
+        """What may be worse than no such loss, in words; `outputs` as for `prepare`."""
+        lines = []
+        for term in self._terms:
+            name = term.entry.name
+            if name in _SPATIAL and not self._alike and outputs[term.student].ndim == 4:
+                lines.append(
+                    f"{term.where}: maps of different architectures are compared; published results are below"
+                    " those without it; try soft, dkd or contrastive"
+                )
+            if name in _OVER_THE_BATCH and batch_size < _FEW:
+                lines.append(
+                    f"{term.where}: compares over the batch, and train.batch_size is {batch_size};"
+                    f" {_FEW} or more are better"
+                )
+        return lines
+
     def __call__(self, outputs: Mapping[str, Tensor], batch: TorchBatch) -> Tensor:
         """The loss of one batch: a scalar with gradient.
 
         Raises:
             DataError: a loss needs labels and the batch has none.
-            ModelError: student and teacher values differ in shape, or logits are not [B, C] with C > 1.
+            ModelError: student and teacher values do not fit each other.
+            UnsupportedError: logits are not [B, C] with C > 1; two classes for `dkd`.
         """
-        taught = self._teach(batch) if self._teach is not None and self.teacher_values else {}
-        parts = [term.weight * term.function(**_supply(term, outputs, taught, batch)) for term in self._terms]
-        total = parts[0]
-        for part in parts[1:]:
+        taught = self._taught(batch)
+        weighed = [term.entry.weight_at(self._epoch) * term(outputs, taught, batch) for term in self._terms]
+        total = weighed[0]
+        for part in weighed[1:]:
             total = total + part
         return total
 
-
-def _term(entry: LossEntry, student: ir.Model, teacher: ir.Model, where: str) -> _Term:
-    wanted = needs(entry.name)
-    own, other = (find_output(model, entry.output, f"{where}.output") for model in (student, teacher))
-    on_logits = wanted & {"student_logits", "teacher_logits"}
-    names = (
-        (logits_value(own, where), logits_value(other, where))
-        if on_logits
-        else (str(own.name), str(other.name))
-    )
-    return _Term(losses.bind(entry), wanted, entry.weight, *names, where)
+    def _taught(self, batch: TorchBatch) -> Mapping[str, Tensor]:
+        return self._teach(batch) if self._teach is not None and self.teacher_values else {}
 
 
-def _supply(
-    term: _Term, outputs: Mapping[str, Tensor], taught: Mapping[str, Tensor], batch: TorchBatch
-) -> dict[str, Tensor]:
-    """The positional arguments of one loss, by name; float32 whatever the precision of the graph."""
-    student = outputs[term.student].float()
-    given = {"student": student, "student_logits": student}
-    if term.teacher in taught:
-        teacher = taught[term.teacher].to(student.device).float()
-        if teacher.shape != student.shape:
-            raise ModelError(
-                f"{term.where}: student {term.student} has shape {list(student.shape)},"
-                f" teacher {term.teacher} {list(teacher.shape)}; they must be equal"
-            )
-        given |= {"teacher": teacher, "teacher_logits": teacher}
-    if "student_logits" in term.needs and (student.ndim != 2 or student.shape[1] < 2):
-        raise UnsupportedError(
-            f"{term.where}: {term.student} has shape {list(student.shape)}, but class logits are"
-            " [batch, classes]; use the losses `mse` or `cosine`"
-        )
-    if "labels" in term.needs:
-        given["labels"] = _labels(batch, student, term.where)
-    return {name: given[name] for name in term.needs}
-
-
-def _labels(batch: TorchBatch, student: Tensor, where: str) -> Tensor:
-    """int64 [B], or class probabilities [B, C] where mixup mixed two samples."""
-    classes = student.shape[1]
-    if batch.labels is None:
-        raise DataError(
-            f"{where}: needs labels, and data.train has none; name its `label` array or drop this loss"
-        )
-    labels = _checked(batch.labels, classes, where)
-    if batch.partners is None or batch.shares is None:
-        return labels
-    share = batch.shares[:, None]
-    own, other = functional.one_hot(labels, classes), functional.one_hot(batch.partners.long(), classes)
-    return share * own + (1 - share) * other
-
-
-def _checked(labels: Tensor, classes: int, where: str) -> Tensor:
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise DataError(
-            f"{where}: needs class numbers, one per sample, and data.train has {labels.dtype} labels of shape"
-            f" {list(labels.shape)}; use the loss `mse`, or name the array of classes"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise DataError(
-            f"{where}: labels go from {low} to {high}, but the output has classes 0..{classes - 1};"
-            " mend the labels"
-        )
-    return labels.long()
+def _ops(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:

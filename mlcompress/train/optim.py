@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +13,28 @@ _ONECYCLE_START = 25.0
 _ONECYCLE_END = 1e4
 
 
-def optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, Adam or AdamW; no weight decay on rank 0 and 1 (biases, norm scales)."""
-    listed = [parameter for parameter in parameters if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in listed if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in listed if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def optimizer(
+    parameters: Iterable[nn.Parameter], settings: Optimizer, *, beside: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, Adam or AdamW; no weight decay on rank 0 and 1 (biases, norm scales).
+
+    Parameters `beside` the model's are groups of their own.
+    """
+    groups = [*_groups(parameters, settings.weight_decay), *_groups(beside, settings.weight_decay)]
     groups = [group for group in groups if group["params"]]
     if settings.name == "sgd":
         momentum = settings.momentum
         return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return kind(groups, lr=settings.lr, betas=settings.betas)
+
+
+def _groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    listed = [parameter for parameter in parameters if parameter.requires_grad]
+    return [
+        {"params": [p for p in listed if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in listed if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def learning_rate(step: int, total: int, schedule: Schedule, peak: float) -> float:

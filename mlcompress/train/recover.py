@@ -3,9 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+import torch
+from torch import Tensor
 
 from mlcompress import console, graph
 from mlcompress.context import Context
@@ -15,15 +20,18 @@ from mlcompress.metrics import HIGHER_IS_BETTER, LABELLED
 from mlcompress.recipe.finetune import Finetune
 from mlcompress.recipe.sections import Evaluate, TrainSection
 from mlcompress.train import metrics
+from mlcompress.train.batches import to_torch
 from mlcompress.train.device import is_first_process
 from mlcompress.train.executor import Executor
 from mlcompress.train.logits import find_output, has_logits
-from mlcompress.train.loop import fit
+from mlcompress.train.loop import Loss, fit
 from mlcompress.train.losses import LossEntry, entry
 from mlcompress.train.objective import Objective
 from mlcompress.train.selection import History
 from mlcompress.train.teacher import Teacher
 
+LARGEST_CACHE = 1e9
+"""Bytes of teacher values that are kept without being asked for; features take more than logits."""
 _REGRESSION = {"mse", "cosine", "snr"}
 
 
@@ -40,6 +48,7 @@ def recover(
     after_step: Callable[[], None] | None = None,
     frozen: Collection[str] = (),
     executor: Executor | None = None,
+    penalty: Callable[[], Tensor] | None = None,
     facts: str = "",
 ) -> History:
     """Fine-tune `model` in place towards `teacher`, usually its own original.
@@ -54,6 +63,7 @@ def recover(
         losses: default: 0.9 soft (T 4) + 0.1 hard; without labels soft only; mse for regression metrics.
         after_step: re-applies masks to `executor.trainable`.
         executor: of `model`, where the caller needs it for `after_step`; made here by default.
+        penalty: added to the loss of every step; then the last weights are kept, because the first would win.
         facts: whatever else the course of training depends on; a state of other facts is not resumed.
 
     Raises:
@@ -72,12 +82,24 @@ def recover(
         epochs=epochs,
         label=label,
         where="finetune",
-        keep_initial=True,
+        keep_initial=penalty is None,
         after_step=after_step,
         frozen=frozen,
         executor=executor,
+        penalty=penalty,
         facts=facts,
-    )
+    ).history
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What `learn` did, for the card."""
+
+    history: History
+    is_cached: bool
+    """Whether the teacher's values were read from a cache."""
+    skipped: list[dict[str, str]]
+    warnings: list[str]
 
 
 def learn(
@@ -96,13 +118,17 @@ def learn(
     after_step: Callable[[], None] | None = None,
     frozen: Collection[str] = (),
     executor: Executor | None = None,
+    penalty: Callable[[], Tensor] | None = None,
     facts: str = "",
-) -> History:
+) -> Learnt:
     """Train `student` in place on `context.train` by `losses`, and check that `teacher` stayed as it was.
 
-    `cache`: keep teacher values by sample id, in a folder, or with True in `context.state_dir`. That needs
-    inputs that never change: with `settings.augment` the teacher runs on every batch whatever `cache` says.
-    `where` begins messages about losses.
+    `cache`: keep teacher values by sample id, in a folder, or with True in `context.state_dir` where they are
+    at most `LARGEST_CACHE`. That needs inputs that never change: with `settings.augment` the teacher runs on
+    every batch whatever `cache` says. `where` begins messages about losses.
+
+    Raises:
+        UserError: a loss that cannot be computed on the first samples; nothing was trained.
     """
     data = training_data(context)
     trained = executor or Executor(student, purpose=where)
@@ -114,18 +140,22 @@ def learn(
         raise DataError(f"{where}.losses: {names} needs labels; name the `label` of data.train, or drop it")
     validation = context.validation if context.validation is not None and len(context.validation) else None
     judge = None if validation is None else _Judge(teacher, validation, evaluate, settings.threads)
-    online = None
+    online, why = None, ""
     if objective.teacher_values:
         online = Teacher(teacher, objective.teacher_values, threads=settings.threads)
-        if cache and not settings.augment:
-            online.cache(data, _cache_folder(cache, context))
+    objective.taught_by(online)
+    warnings = _prepare(objective, trained, data, settings, context.seed)
+    is_cached = online is not None and bool(cache) and not settings.augment
+    if online is not None and is_cached:
+        limit = inf if isinstance(cache, str) else LARGEST_CACHE
+        why = online.cache(data, _cache_folder(cache, context), limit=limit)
     history = fit(
         trained,
-        objective.taught_by(online),
+        objective if penalty is None else _penalised(objective, penalty),
         data,
         settings,
         seed=context.seed,
-        validate=None if judge is None else lambda: judge(trained),
+        validate=None if judge is None or penalty is not None else lambda: judge(trained),
         higher_is_better=HIGHER_IS_BETTER[evaluate.metric],
         epochs=epochs,
         state_dir=context.state_dir,
@@ -133,13 +163,32 @@ def learn(
         frozen=frozen,
         after_step=after_step,
         taps=objective.student_values,
+        beside=objective.parts,
+        before_epoch=objective.start_epoch,
         keep_initial=keep_initial,
         key=_key(teacher, losses, evaluate, facts),
     )
     if online is not None:
         online.check_unchanged()
     trained.write_back()
-    return history
+    skipped = [{"name": "teacher cache", "reason": why}] if why else []
+    return Learnt(history, is_cached and not why, skipped, warnings)
+
+
+def _prepare(
+    objective: Objective, executor: Executor, data: Dataset, settings: TrainSection, seed: int
+) -> list[str]:
+    """Make the adapters of the losses and check all of them on two samples; warnings for the card."""
+    batch = to_torch(data.take(np.arange(min(2, len(data)))))
+    with torch.no_grad():
+        outputs = executor.eval()(batch.inputs, objective.student_values)
+    mixed = any(change.mixup is not None for change in settings.augment)
+    objective.prepare(outputs, batch, samples=len(data), seed=seed, mixed=mixed)
+    return objective.warnings(outputs, settings.batch_size)
+
+
+def _penalised(objective: Objective, penalty: Callable[[], Tensor]) -> Loss:
+    return lambda outputs, batch: objective(outputs, batch) + penalty()
 
 
 class _Judge:

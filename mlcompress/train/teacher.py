@@ -7,6 +7,7 @@ of a sample never change, so training with augmentation runs the teacher on each
 import hashlib
 import json
 from collections.abc import Collection
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +78,23 @@ class Teacher:
             raise ModelError(f"teacher: does not run on this data: {reason(problem)}") from None
         return {name: torch.from_numpy(array) for name, array in zip(self.values, arrays, strict=True)}
 
-    def cache(self, data: Dataset, folder: Path | None) -> None:
-        """Compute the values of every sample now, in float16, and read them from then on.
+    def cache(self, data: Dataset, folder: Path | None, *, limit: float = inf) -> str:
+        """Compute the values of every sample now, in float16, and read them from then on; why not, or "".
 
         `folder` keeps them as `<key>.<n>.npy` ([N, ...], in the order of `data`) beside `<key>.json`, which
         says what they were made from. They are used again only if that is the same and the files are whole;
         None keeps them in memory. Values of which a sample has no row of its own, such as the state
-        [2, B, 128] of an LSTM, are not kept: the teacher runs on every batch.
+        [2, B, 128] of an LSTM, and more than `limit` bytes are not kept: the teacher runs on every batch.
 
         Raises:
             DataError: a value does not fit float16.
         """
-        if not self._has_rows(data):
-            return
+        taught = [self._first(data, count) for count in (1, 2)]
+        if not all(_rows(value) == count for count, one in enumerate(taught, 1) for value in one):
+            return "a value has no row for each sample"
+        needed = len(data) * sum(value[0].numel() for value in taught[0]) * _DTYPE.itemsize
+        if needed > limit:
+            return f"{needed / 1e9:.3g} GB of features; `cache: DIR` keeps them in a folder"
         facts = self._facts(data)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         kept = None if folder is None else _read(folder, key, facts)
@@ -98,6 +103,7 @@ class Teacher:
             if folder is not None:
                 _write(folder, key, facts, kept)
         self._cache = dict(zip(self.values, kept, strict=True))
+        return ""
 
     def check_unchanged(self) -> None:
         """Raise RuntimeError (a bug) if training touched the teacher, say through a shared weight."""
@@ -113,13 +119,9 @@ class Teacher:
             "dtype": _DTYPE.name,
         }
 
-    def _has_rows(self, data: Dataset) -> bool:
-        """Whether the first axis of every value counts samples; found by running one sample and two."""
-        lengths = []
-        for count in (1, 2):
-            taught = self._run_session(to_torch(data.take(np.zeros(count, np.int64))))
-            lengths += [(value.shape[0] if value.ndim else 0) == count for value in taught.values()]
-        return all(lengths)
+    def _first(self, data: Dataset, count: int) -> list[Tensor]:
+        """Values for the first sample, `count` times: what differs between counts has the samples' axis."""
+        return list(self._run_session(to_torch(data.take(np.zeros(count, np.int64)))).values())
 
     def _compute(self, data: Dataset) -> list[np.ndarray]:
         arrays: list[np.ndarray] = []
@@ -132,6 +134,10 @@ class Teacher:
                     array[batch.ids] = _half(name, taught[name])
                 advance(len(batch.ids))
         return arrays
+
+
+def _rows(value: Tensor) -> int:
+    return value.shape[0] if value.ndim else 0
 
 
 def _session(model: ir.Model, values: Collection[str], threads: int) -> ort.InferenceSession:

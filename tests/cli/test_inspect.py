@@ -22,6 +22,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlcompress.cli.app import _status
+from tests import task
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18]>'
 IMAGE = 6
@@ -284,3 +285,69 @@ def test_weights_without_a_graph_take_the_recipe_of_any_stage(tmp_path: Path) ->
     refused = run(tmp_path / "linear.pt", "-r", "r.yaml", "--no-code")
     assert refused.status == 2
     assert "--no-code" in refused.stderr
+
+
+def sensitivity_recipe(folder: Path, text: str) -> str:
+    """Samples of the small task, and a recipe on them."""
+    task.save_samples(folder / "c.npz", 48, seed=2)
+    task.save_samples(folder / "v.npz", 100, seed=3)
+    path = folder / "q.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+DATA = "data: {calibration: {path: c.npz}, evaluate: {path: v.npz, label: y}}\nevaluate: {metric: top1}\n"
+
+
+def test_sensitivity_of_layers(tmp_path: Path) -> None:
+    """The layer that costs most comes first; `skip` is left out."""
+    onnx.save(task.solved(), tmp_path / "net.onnx")
+    text = DATA + "skip: [/top]\nquantize: {weights: {scheme: int4}}\n"
+    recipe = sensitivity_recipe(tmp_path, text)
+    done = run(tmp_path / "net.onnx", "--sensitivity", "-r", recipe, "--json")
+    assert done.status == 0, done.stderr
+    rows = json.loads(done.stdout)["sensitivity"]
+    assert {(row["node"], row["op"]) for row in rows} == {
+        ("/stem", "Conv"),
+        ("/body", "Conv"),
+        ("/fc", "Gemm"),
+    }
+    ratios = [row["snr_db"] for row in rows]
+    assert ratios == sorted(ratios)
+    # The last layer is a ridge regression with weights of -16 ... 16 that cancel: 15 levels are too few for it.
+    assert rows[0]["node"] == "/fc"
+    assert rows[0]["drop"] > 0.05 > abs(rows[-1]["drop"])
+    assert ratios[-1] > ratios[0] + 6
+    shown = run(tmp_path / "net.onnx", "--sensitivity", "-r", recipe)
+    lines = shown.stdout[shown.stdout.index("Sensitivity") :].splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == [row["node"] for row in rows]
+    assert f"{ratios[0]:.1f}" in lines[2]
+    assert "Prunable families" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "--sensitivity: is measured on the data of a recipe of quantize"),
+        ("quantize: {}\n", "data.calibration: --sensitivity is measured on samples"),
+        (DATA + "quantize: {mode: dynamic}\n", "use a recipe of `mode: static`"),
+        (DATA + "quantize: {activations: {scheme: float}}\n", "quantize.activations float"),
+        ("prune: {ratio: 0.5}\n", "prune: unknown key"),
+    ],
+)
+def test_what_sensitivity_needs(tmp_path: Path, text: str | None, told: str) -> None:
+    onnx.save(task.net(), tmp_path / "net.onnx")
+    given = [] if text is None else ["-r", sensitivity_recipe(tmp_path, text)]
+    done = run(tmp_path / "net.onnx", "--sensitivity", *given)
+    assert done.status == 2
+    assert told in done.stderr
+    assert done.stdout == ""
+
+
+def test_sensitivity_of_a_quantised_model_is_refused(tmp_path: Path) -> None:
+    onnx.save(onnx.parser.parse_model(HEADER + QUANTIZED), tmp_path / "net.onnx")
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 4), np.float32))
+    (tmp_path / "q.yaml").write_text("data: {calibration: {path: x.npz}}\nquantize: {}\n")
+    done = run(tmp_path / "net.onnx", "--sensitivity", "-r", str(tmp_path / "q.yaml"))
+    assert done.status == 2
+    assert "quantised already" in done.stderr

@@ -121,3 +121,59 @@ def test_a_settled_graph_is_left_alone() -> None:
     before = graph.to_bytes(model)
     settle(model)
     assert graph.to_bytes(model) == before
+
+
+def test_batch_and_heads_that_are_merged_stay_apart() -> None:
+    """torch's attention module: (s, b, h*d) -> (s, b*h, d) -> (b*h, s, d) -> (b, h, s, d)."""
+    text = (
+        HEAD
+        + """(float[5,N,12] x) => (float[N,3,5,4] y) {
+      r = Relu(x)
+      a = Reshape(r, merged)
+      b = Transpose<perm=[1,0,2]>(a)
+      c = Reshape(b, apart)
+      y = Neg(c)
+    }"""
+    )
+    model = net(text, {}, merged=np.array([5, -1, 4]), apart=np.array([-1, 3, 5, 4]))
+    assert ops(model) == ["Relu", "Reshape", "Transpose", "Neg"]
+    x = np.random.default_rng(0).standard_normal((5, 2, 12)).astype(np.float32)
+    expected = -np.maximum(x, 0).reshape(5, 6, 4).transpose(1, 0, 2).reshape(2, 3, 5, 4)
+    np.testing.assert_array_equal(run(model, {"x": x})[0], expected)
+
+
+def test_lengths_are_named_through_sums_products_and_reshapes() -> None:
+    text = (
+        HEAD
+        + """(float[N,6,4] x) => (float[N,6,4] y) {
+      a = Add(x, one)
+      s = Reshape(a, flat)
+      b = Relu(s)
+      u = Reshape(b, back)
+      y = Add(u, x)
+    }"""
+    )
+    model = net(text, {"one": (1, 6, 4)}, flat=np.array([-1, 4]), back=np.array([-1, 6, 4]))
+    shapes = {value.name: str(value.shape) for node in model.graph for value in node.outputs}
+    assert (shapes["a"], shapes["b"], shapes["u"]) == ("[N,6,4]", "[6*N,4]", "[N,6,4]")
+
+
+def test_an_expand_that_is_computed_in_a_roundabout_way_reads_plain_lengths() -> None:
+    """`expand(batch, -1, -1)` of a class token, as torch's older exporter writes it."""
+    text = (
+        HEAD
+        + """(float[N,4] x) => (float[N,1,4] y) {
+      s = Shape(x)
+      n = Gather(s, zero)
+      c = Concat<axis=0>(n, minus, minus)
+      q = Equal(c, minuses)
+      w = Where(q, ones, c)
+      e = Expand(token, w)
+      y = Neg(e)
+    }"""
+    )
+    constants = {"zero": [0], "minus": [-1], "minuses": [-1, -1, -1], "ones": [1, 1, 1]}
+    model = net(text, {"token": (1, 1, 4)}, **{name: np.array(v) for name, v in constants.items()})
+    assert "Where" not in ops(model)
+    assert run(model, {"x": np.zeros((3, 4), dtype=np.float32)})[0].shape == (3, 1, 4)
+    assert model.graph.outputs[0].producer().inputs[0].shape == ("N", 1, 4)

@@ -100,3 +100,21 @@ def test_plain_changes_nothing() -> None:
 def test_only_listed_initializers_are_stored(form: str) -> None:
     copy = model()
     assert store_weights(copy, form, ["m"]).forms == {"m": form}
+
+
+@pytest.mark.parametrize("adds_to", ["e", "x"])
+def test_rows_added_to_looked_up_ones_are_position_embeddings(adds_to: str) -> None:
+    """Other tables that are sliced and added may be masks."""
+    text = f"""
+    g (int64[n] ids, float[n, 32] x, int64[1] stop) => (float[n, 32] y, float[n, 32] e) {{
+        e = Gather (table, ids)
+        start = Constant<value = int64[1] {{{{0}}}}>()
+        rows = Slice (places, start, stop, start)
+        y = Add (rows, {adds_to})
+    }}
+    """.replace("{{", "{").replace("}}", "}")
+    rng = np.random.default_rng(0)
+    made = nets.build(text, {name: nets.floats(rng, 32, 32) for name in ("table", "places")})
+    forms = store_weights(made, "int8", list(made.graph.initializers)).forms
+    assert ("places" in forms) == (adds_to == "e")
+    assert "table" in forms

@@ -4,7 +4,7 @@ import pytest
 
 from mlcompress import graph
 from mlcompress.errors import UnsupportedError
-from mlcompress.quantize.fuse import fold_batch_norm, fold_gemm_factors, raise_opset
+from mlcompress.quantize.fuse import fold_batch_norm, fold_gemm_factors, pool_means, raise_opset
 from tests.quantize import nets
 
 SAME = 1e-5
@@ -107,3 +107,37 @@ def test_what_the_converter_cannot_do_is_refused() -> None:
     model.graph.node(0).op_type = "ThereIsNoSuchOp"
     with pytest.raises(UnsupportedError, match=r"operator set 9 cannot be raised to 13"):
         raise_opset(model, 13)
+
+
+def mean(axes: str, keepdims: int, rank: int = 4) -> ir.Model:
+    shape = ", ".join(["n", "3", "4", "5"][:rank])
+    left = ", ".join("abcd"[: rank if keepdims else rank - len(axes.split(","))])
+    return nets.build(
+        f"""
+        g (float[{shape}] x) => (float[{left}] y) {{
+            y = ReduceMean<keepdims = {keepdims}>(x, axes)
+        }}
+        """,
+        {"axes": np.array(axes.split(","), np.int64)},
+    )
+
+
+@pytest.mark.parametrize(("axes", "keepdims"), [("2, 3", 0), ("-1, -2", 1)])
+def test_a_mean_over_space_is_a_pooling(axes: str, keepdims: int) -> None:
+    model = mean(axes, keepdims)
+    pooled = graph.copy(model)
+    assert len(pool_means(pooled)) == 1
+    assert "ReduceMean" not in nets.ops(pooled)
+    assert "GlobalAveragePool" in nets.ops(pooled)
+    x = nets.floats(np.random.default_rng(0), 2, 3, 4, 5)
+    (found,) = nets.outputs(pooled, {"x": x})
+    expected = x.astype(np.float64).mean(axis=(2, 3), keepdims=bool(keepdims))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)  # float32 sums
+
+
+@pytest.mark.parametrize(("axes", "rank"), [("1", 4), ("3", 4), ("1, 2", 4), ("2", 3)])
+def test_other_means_are_left_alone(axes: str, rank: int) -> None:
+    model = mean(axes, 0, rank)
+    assert pool_means(model) == []
+    assert "ReduceMean" in nets.ops(model)

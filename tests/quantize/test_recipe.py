@@ -5,8 +5,8 @@ from pydantic import ValidationError
 
 from mlcompress.graph.encodings import encodings
 from mlcompress.quantize.recipe import QuantizeRecipe
-from mlcompress.quantize.recipe_weights import STORAGES, UNSCALED
-from mlcompress.quantize.schemes import schemes
+from mlcompress.quantize.recipe_weights import STORAGES
+from mlcompress.quantize.schemes import UNSCALED, schemes
 
 
 def messages(section: dict[str, Any], **others: Any) -> str:
@@ -67,7 +67,7 @@ def test_every_scheme_of_progressive_training_has_an_epoch() -> None:
         ({"mode": "qat", "qat": {"ranges": "fixed"}}, "Input should be 'learned' or 'moving'"),
         ({"mode": "qat", "activations": {"scheme": "int8"}}, "int8 is not for qat, which trains uint8"),
         ({"activations": {"scheme": "float", "observer": "mse"}}, "mean nothing with scheme float"),
-        ({"target": "openvino"}, "not in this version; use cpu"),
+        ({"target": "tensorrt"}, "should be 'cpu' or 'openvino'"),
         ({"mode": "dynamic", "equalize": True}, "equalize is for integer Convs, which dynamic does not make"),
         ({"mode": "cast", "smooth": True}, "smooth is for integer activations, which cast does not make"),
         ({"smooth": {"alpha": 1.5}}, "less than or equal to 1"),

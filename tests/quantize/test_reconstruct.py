@@ -6,10 +6,10 @@ import pytest
 
 from mlcompress import graph
 from mlcompress.data.dataset import Dataset, from_arrays
+from mlcompress.graph.columns import from_rows, to_columns, to_rows
 from mlcompress.graph.initializers import constant
 from mlcompress.quantize.bias_correction import bias_place, correct
 from mlcompress.quantize.calibrated import Calibrated, calibrate
-from mlcompress.quantize.columns import from_rows, to_columns, to_rows
 from mlcompress.quantize.gram import Gram
 from mlcompress.quantize.integer import lay_out
 from mlcompress.quantize.recipe import QuantizeRecipe, QuantizeSection

@@ -15,8 +15,9 @@ from mlcompress.context import Change, Context
 from mlcompress.data.dataset import from_arrays
 from mlcompress.errors import DataError, RecipeError, UnsupportedError
 from mlcompress.graph.encodings import Chains, Codes, store
+from mlcompress.measure.stored import check_stored
 from mlcompress.quantize.calibrated import calibrate
-from mlcompress.quantize.kernels import check_stored, missing
+from mlcompress.quantize.kernels import missing
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.run import run
 from mlcompress.quantize.sensitivity import output_noise
@@ -206,7 +207,7 @@ def test_dynamic_refuses_to_make_the_file_larger() -> None:
 )
 def test_a_graph_with_nothing_to_quantise_is_refused(section: dict[str, Any]) -> None:
     model = nets.build("g (float[n, 1, 8, 8] image) => (float[n, 1, 8, 8] y) { y = Relu (image) }", {})
-    with pytest.raises(UnsupportedError, match=r"nothing in this model|no MatMul or Gemm"):
+    with pytest.raises(UnsupportedError, match=r"nothing in this model|no MatMul, Gemm or LSTM"):
         run(model, QuantizeRecipe.model_validate({"quantize": section}), context())
 
 

@@ -1,6 +1,9 @@
 """SmoothQuant: the same float outputs, and less noise where a few channels are outliers."""
 
+from typing import Any
+
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -158,3 +161,15 @@ def test_one_vector_a_sample_is_left_alone() -> None:
     )
     assert smooth(model, from_arrays({"x": nets.floats(rng, 9, 6)}), (), alpha=0.5, owned=()) == {}
     assert nets.ops(model) == ["MatMul"]
+
+
+def test_vectors_that_a_classifier_reads_cost_no_pass_over_the_samples() -> None:
+    text = """
+        <ir_version: 10, opset_import: ["" : 18]>
+        classifier (float[N, 4] x) => (float[N, 2] y) <float[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}> {
+            [fc] y = Gemm(x, w)
+        }
+    """
+    model = ir.serde.deserialize_model(onnx.parser.parse_model(text))
+    nothing: Any = None  # reading a sample from it would fail
+    assert smooth(model, nothing, (), alpha=0.8, owned=()) == {}

@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 
 from mlcompress.quantize.activations import UINT8
-from mlcompress.quantize.weights import (
-    BIAS_MAX,
-    channel_scales,
-    quantised,
-    to_int8,
-    to_int32,
-)
+from mlcompress.quantize.weights import BIAS_MAX, quantised, to_int32
 
 
 def test_hand_computed_integers_per_channel() -> None:
@@ -22,7 +16,7 @@ def test_hand_computed_integers_per_channel() -> None:
 
 def test_halves_round_to_even() -> None:
     weight = np.array([0.5, 1.5, 2.5, -0.5, -1.5], np.float32)
-    assert to_int8(weight, np.float32([1.0])).tolist() == [0, 2, 2, 0, -2]
+    assert quantised(weight, (), scales=np.float32([1.0]))[0].tolist() == [0, 2, 2, 0, -2]
 
 
 def test_minus_128_is_never_used() -> None:
@@ -47,15 +41,16 @@ def test_error_is_at_most_half_a_step_in_every_channel() -> None:
 def test_scales_of_empty_channels_are_normal_numbers(value: float) -> None:
     weight = np.full((2, 4), value, np.float32)
     weight[1] = 1.0
-    scales = channel_scales(weight, (0,))
+    codes, scales = quantised(weight, (0,))
     assert np.all(scales >= np.finfo(np.float32).tiny)
-    assert not to_int8(weight, scales)[0].any()
+    assert not codes[0].any()
 
 
 def test_floor_raises_scales() -> None:
     weight = np.array([[0.127], [1.27]], np.float32)
-    scales = channel_scales(weight, (0,), np.array([[0.5], [0.0]]))
+    codes, scales = quantised(weight, (0,), floor=np.array([[0.5], [0.0]]))
     np.testing.assert_allclose(scales.ravel(), [0.5, 0.01], rtol=1e-6)
+    assert codes.ravel().tolist() == [0, 127]
 
 
 def test_bias_in_int32() -> None:

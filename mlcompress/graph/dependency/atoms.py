@@ -32,7 +32,7 @@ class Classes:
         if axis is None:
             return None
         found = np.where((axis < 0) | self.frozen[axis], -1, self.root[axis])
-        return found if np.any(found >= 0) else None
+        return found if (found >= 0).any() else None
 
 
 class Atoms:

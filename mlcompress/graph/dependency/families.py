@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -31,7 +32,8 @@ class Family:
     name: str
     """Of the weight that makes the units; `name[1]` for a second family on the same axis."""
     kind: str
-    """channel (made or read by a convolution), head, or hidden (rows of Gemm and MatMul, recurrent units)."""
+    """head (attention), rnn (recurrent units), width (what a layer is normalised over), channel (made or read
+    by a convolution) or linear (rows of Gemm and MatMul)."""
     units: int
     members: tuple[Member, ...]
     """Everything that goes, in graph order; weights that sum over the units included."""
@@ -52,8 +54,7 @@ class Family:
         return array[member.index].reshape(self.units, -1)
 
 
-@dataclass(frozen=True)
-class _Slot:
+class _Slot(NamedTuple):
     """An axis that units live on, of a weight or of any other value.
 
     Units that reach a value and units that do not are families apart, so that no axis can become empty while
@@ -65,15 +66,19 @@ class _Slot:
     weight: bool
 
 
+_Uses = dict[tuple[str | None, int], dict[int, Use]]
+
+
 def build(trace: Trace, classes: Classes) -> list[Family]:
     """Group the removable classes that have weights by the axes they live on and how often."""
     slots = _slots(trace)
     table = _table(trace, classes, slots)
     kinds = {
         kind: _roots(classes, [axis for axis, other in trace.kinds if other == kind])
-        for kind in ("head", "hidden")
+        for kind in ("head", "rnn")
     }
-    families = [_family(group, slots, trace.uses, classes, kinds) for group in _groups(table, slots)]
+    uses = _by_place(trace.uses)
+    families = [_family(group, slots, uses, classes, kinds) for group in _groups(table, slots)]
     order = {name: number for number, name in enumerate(trace.weights)}
     return _distinct(sorted(families, key=lambda family: _place(family, order)))
 
@@ -123,19 +128,33 @@ def _groups(table: Ids, slots: Sequence[_Slot]) -> list[Ids]:
     return groups
 
 
+def _by_place(uses: Sequence[Use]) -> _Uses:
+    """Name and axis of a weight or activation -> the uses of it, by their numbers."""
+    found: _Uses = {}
+    for number, use in enumerate(uses):
+        for place in (
+            {(use.tensor, use.axis), (use.value, use.value_axis)} if use.reads else {(use.tensor, use.axis)}
+        ):
+            found.setdefault(place, {})[number] = use
+    return found
+
+
 def _family(
-    group: Ids, slots: Sequence[_Slot], uses: Sequence[Use], classes: Classes, kinds: dict[str, set[int]]
+    group: Ids, slots: Sequence[_Slot], uses: _Uses, classes: Classes, kinds: dict[str, set[int]]
 ) -> Family:
-    """`group`: [units, entries, 3], the same slots in every row."""
+    """`group`: [units, entries, 3], the same slots in every row, in ascending order."""
     group = group[np.argsort(group[:, 0, 2], kind="stable")]
     ids = group[:, 0, 0]
-    columns = group[0, :, 1]
-    index = {slots[slot]: group[:, columns == slot, 2] for slot in np.unique(columns).tolist()}
-    places = {(slot.name, slot.axis): positions for slot, positions in index.items()}
-    readers = [
-        u for u in uses if u.reads and ((u.tensor, u.axis) in places or (u.value, u.value_axis) in places)
-    ]
-    makers = [u for u in uses if not u.reads and (u.tensor, u.axis) in places]
+    starts = np.flatnonzero(np.diff(group[0, :, 1], prepend=-1)).tolist()
+    ends = [*starts[1:], group.shape[1]]
+    index = {
+        slots[group[0, start, 1]]: group[:, start:end, 2] for start, end in zip(starts, ends, strict=True)
+    }
+    numbered: dict[int, Use] = {}
+    for slot in index:
+        numbered |= uses.get((slot.name, slot.axis), {})
+    found = [numbered[number] for number in sorted(numbered)]
+    readers, makers = [use for use in found if use.reads], [use for use in found if not use.reads]
     read = {(use.tensor, use.axis) for use in readers}
     members = tuple(
         Member(s.name, s.axis, at, (s.name, s.axis) in read) for s, at in index.items() if s.weight
@@ -144,11 +163,11 @@ def _family(
     first = next(((use.tensor, use.axis) for use in makers), (members[0].tensor, members[0].axis))
     reason = next((classes.soft[number] for number in ids.tolist() if number in classes.soft), "")
     kind = next(
-        (kind for kind, roots in kinds.items() if int(ids[0]) in roots), "channel" if conv else "hidden"
+        (kind for kind, roots in kinds.items() if int(ids[0]) in roots), "channel" if conv else "linear"
     )
     return Family(
         name=str(first[0]),
-        kind=kind,
+        kind="width" if reason else kind,
         units=len(ids),
         members=members,
         soft=bool(reason),

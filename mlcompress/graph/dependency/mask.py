@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from mlcompress.graph.dependency.analysis import Analysis, Dead
 from mlcompress.graph.dependency.cut import Cut
+from mlcompress.graph.dependency.rules_norm import is_statistic, reduced
 from mlcompress.graph.dependency.trace import Use
 from mlcompress.graph.insert import Insertion
 
@@ -29,6 +30,8 @@ def mask(model: ir.Model, analysis: Analysis, dead: Dead) -> ir.Model:
     for node in list(masked.graph):
         if node.op_type in NORMS:
             _live_statistics(masked, cut, node)
+        elif is_statistic(node):
+            _live_mean(masked, cut, node)
     return masked
 
 
@@ -84,6 +87,17 @@ def _live_statistics(model: ir.Model, cut: Cut, node: ir.Node) -> None:
     scaled = insertion.constant(f"{scale.name}_live", numbers.astype(scale.const_value.numpy().dtype))
     node.replace_input_with(1, scaled)
     node.attributes["epsilon"] = ir.AttrFloat32("epsilon", node.attributes.get_float("epsilon", 1e-5) * share)
+
+
+def _live_mean(model: ir.Model, cut: Cut, node: ir.Node) -> None:
+    """The mean over live elements: with n elements of which k live, dead ones count 0 and live ones n/k."""
+    x = node.inputs[0]
+    for axis in () if x is None else reduced(node, cut.rank(x)) or ():
+        live = None if x is None else cut.live(x, axis)
+        if x is not None and live is not None:
+            weight = live * (len(live) / live.sum())
+            shape = [len(live) if place == axis else 1 for place in range(cut.rank(x))]
+            _replace_input(model, node, 0, "Mul", weight.astype(_numpy_dtype(x)).reshape(shape))
 
 
 def _replace_input(model: ir.Model, node: ir.Node, index: int, op: str, operand: np.ndarray) -> None:

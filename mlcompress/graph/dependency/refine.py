@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlcompress.graph.shape_arguments import Size
+from mlcompress.graph.shape_arguments import Size, quotient
 
 
 @dataclass(frozen=True)
@@ -105,23 +105,5 @@ def target_sizes(
         )
     open_ = [axis for axis, size in enumerate(after) if size is None]
     if len(open_) == 1 and None not in before:
-        after[open_[0]] = _quotient(before, [size for size in after if size is not None])
+        after[open_[0]] = quotient(before, [size for size in after if size is not None])
     return after
-
-
-def _quotient(before: Sequence[Size], others: Sequence[Size]) -> Size:
-    """Product of `before` divided by that of `others`: a number, a single name, or None."""
-    names = [size for size in before if isinstance(size, str)]
-    top = bottom = 1
-    for size in before:
-        top *= size if isinstance(size, int) else 1
-    for size in others:
-        if isinstance(size, str):
-            if size not in names:
-                return None
-            names.remove(size)
-        elif isinstance(size, int):
-            bottom *= size
-    if bottom == 0 or top % bottom or len(names) > 1 or (names and top != bottom):
-        return None
-    return names[0] if names else top // bottom

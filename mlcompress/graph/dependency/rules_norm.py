@@ -1,5 +1,7 @@
 """Normalisation, reductions and other ops that work along whole axes."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -142,19 +144,48 @@ REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "
 
 @rule(*(f"Reduce{how}" for how in REDUCTIONS))
 def reduce(node: ir.Node, trace: Trace) -> None:
-    """Reduced axes stay, the others pass."""
+    """Reduced axes stay, the others pass. The mean and the variance of a normalisation that is spelt out (by
+    exporters below opset 17) are soft like the op."""
     axes = trace.of(operand(node, 0))
+    chosen = reduced(node, len(axes))
+    if chosen is None:
+        trace.opaque(node, "its axes are computed at run time")
+        return
+    if len(chosen) == 1 and is_statistic(node):
+        (axis,) = chosen
+        trace.atoms.soften(axes[axis], f"{node.op_type}: {STATISTICS}")
+        axes = [None if place == axis else atoms for place, atoms in enumerate(axes)]
+    _collapse(node, trace, axes, chosen)
+
+
+def reduced(node: ir.Node, rank: int) -> set[int] | None:
+    """The axes that a reduction of a value with `rank` axes takes away; None: computed at run time."""
     attribute = node.attributes.get_ints("axes", None)
     argument = optional(node, 1)
     if attribute is None and argument is not None:
         attribute = integers(argument)
         if attribute is None:
-            trace.opaque(node, "its axes are computed at run time")
-            return
-    chosen = {axis_of(axis, len(axes)) for axis in attribute or ()}
+            return None
+    chosen = {axis_of(axis, rank) for axis in attribute or ()}
     if not chosen and not node.attributes.get_int("noop_with_empty_axes", 0):
-        chosen = set(range(len(axes)))
-    _collapse(node, trace, axes, chosen)
+        chosen = set(range(rank))
+    return chosen
+
+
+def is_statistic(node: ir.Node) -> bool:
+    """Is this the mean m of x - m, or the mean square v of sqrt(v + epsilon), of a normalisation?"""
+    if node.op_type != "ReduceMean":
+        return False
+    readers = _readers([node])
+    centred = [reader for reader in readers if reader.op_type == "Sub" and reader.inputs[0] is node.inputs[0]]
+    squared = [reader for reader in _readers(centred) if reader.op_type in ("Pow", "Mul")]
+    means = [node, *(reader for reader in _readers(squared) if reader.op_type == "ReduceMean")]
+    roots = _readers([reader for reader in _readers(means) if reader.op_type == "Add"])
+    return any(root.op_type in ("Sqrt", "Pow") for root in roots)
+
+
+def _readers(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    return [reader for node in nodes for value in node.outputs for reader, _ in value.uses()]
 
 
 @rule("ArgMax", "ArgMin")

@@ -88,7 +88,8 @@ def _unit(factors: Sequence[Factor], found: Sequence[set[Role]]) -> int:
     """The factor whose elements can be removed one by one: heads of (heads, width) and of (3, heads, width).
 
     A factor that is taken apart (query, key and value) or worked along later is avoided; the wider one serves
-    where channels are only shuffled; the outer one else.
+    where channels are only shuffled (of two equal ones the inner, so that cutting it does not change the
+    choice); the outer one else.
     """
 
     def preference(place: int) -> tuple[int, int, int]:
@@ -96,8 +97,9 @@ def _unit(factors: Sequence[Factor], found: Sequence[set[Role]]) -> int:
         avoided = (
             2 * bool(seen & {Role.SELECTED, Role.ALONG}) + (Role.SUMMED in seen) - 2 * (Role.INSTANCE in seen)
         )
-        width = -int(factors[place].size) if Role.SHUFFLED in seen else 0
-        return avoided, width, place
+        if Role.SHUFFLED in seen:
+            return avoided, -int(factors[place].size), -place
+        return avoided, 0, place
 
     return min(range(len(factors)), key=preference)
 

@@ -25,7 +25,7 @@ def recurrent(node: ir.Node, trace: Trace) -> None:
     if hidden is None or inputs[1] is None or recurrence[1] is None:
         trace.opaque(node, "its weights are not initializers")
         return
-    trace.kinds.append((hidden, "hidden"))
+    trace.kinds.append((hidden, "rnn"))
     for axes in (inputs, recurrence):
         trace.atoms.freeze(axes[0])
         trace.atoms.unify(np.tile(hidden, gates), axes[1])

@@ -88,7 +88,7 @@ class Trace:
 
     def set(self, value: ir.Value, axes: Iterable[Axis]) -> None:
         """The axes of a node's output."""
-        self.axes[value.name or ""] = [None if a is None or not np.any(a >= 0) else a for a in axes]
+        self.axes[value.name or ""] = [None if a is None or not (a >= 0).any() else a for a in axes]
 
     def freeze(self, axes: Iterable[Axis], why: Frozen) -> None:
         """Keep these axes whole."""

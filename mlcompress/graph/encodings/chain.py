@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from mlcompress.graph import opset
 from mlcompress.graph.encodings.codes import UnfitError
-from mlcompress.graph.initializers import set_numbers
+from mlcompress.graph.initializers import hold, numbers, set_numbers
 from mlcompress.graph.insert import Insertion
+from mlcompress.graph.pieces import tensor_bytes
 from mlcompress.graph.session import LARGEST_FOLDED
 
 Array = NDArray[Any]
@@ -61,7 +62,7 @@ class Draft:
             if found is not None:
                 return found
         value = ir.Value(name=self._name())
-        set_numbers(value, array)
+        hold(value, np.asarray(array))
         self.initializers.append(value)
         if key is not None:
             self.shared[key] = value
@@ -95,8 +96,14 @@ class Draft:
         """What the chain adds to the file: messages, their tags and lengths."""
         sizes = [ir.serde.serialize_node(node).ByteSize() for node in self.nodes]
         tensors = (value.const_value for value in self.initializers)
-        sizes += [ir.serde.serialize_tensor(tensor).ByteSize() for tensor in tensors if tensor is not None]
+        sizes += [tensor_bytes(tensor) for tensor in tensors if tensor is not None]
         return sum(size + 1 + _varint(size) for size in sizes)
+
+    def discard(self) -> None:
+        """Undo the draft: constants that are shared forget its nodes, and its own are freed at once."""
+        for node in self.nodes:
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
 
     def _name(self) -> str:
         self._count += 1
@@ -132,6 +139,7 @@ class Chains:
         graph = self.insertion.graph
         for value in draft.initializers:
             self.insertion.fresh(str(value.name))
+            set_numbers(value, numbers(value))
             graph.register_initializer(value)
             if value.dtype is not None and (version := NEEDED.get(value.dtype)) is not None:
                 opset.set_version(self._model, version)

@@ -20,6 +20,10 @@ class UnfitError(ValueError):
     """The numbers cannot be stored in the form asked for; the message says why."""
 
 
+_CHUNK = 2**16
+"""Elements that are counted at a time: numpy makes int64 of what it counts."""
+
+
 @dataclass(frozen=True)
 class Codes:
     """A weight as levels and what makes numbers of them: `(stored - zero) * scale`, in float32.
@@ -63,19 +67,26 @@ def is_integer(array: Array) -> bool:
 
 
 def distinct(array: Array) -> tuple[Array, Array]:
-    """The sorted distinct levels, and for each element the index of its own (int64, as `array`).
+    """The sorted distinct levels, and for each element the index of its own (whole numbers, as `array`).
 
     Negative zero is a level of its own: decoding must give the same bits.
     """
     if is_integer(array):
-        counts = np.bincount(array.ravel().astype(np.int16) + 128, minlength=384)
-        table = np.flatnonzero(counts)
-        places = np.zeros(384, np.int64)
-        places[table] = np.arange(len(table))
-        return (table - 128).astype(array.dtype), places[array.astype(np.int16) + 128]
+        table, places = levels(array), np.zeros(256, np.uint8)
+        places[table.view(np.uint8)] = np.arange(len(table))
+        return table, places[np.ascontiguousarray(array).view(np.uint8)]
     bits = array.view(np.uint32 if array.dtype == np.float32 else np.uint16)
     found, index = np.unique(bits, return_inverse=True)
     return found.view(array.dtype), index.reshape(array.shape)
+
+
+def levels(array: Array) -> Array:
+    """The sorted distinct levels of an array of small integers."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    found = np.zeros(256, bool)
+    for at in range(0, flat.size, _CHUNK):
+        found |= np.bincount(flat[at : at + _CHUNK], minlength=256) > 0
+    return np.sort(np.flatnonzero(found).astype(np.uint8).view(array.dtype))
 
 
 def is_zero(array: Array) -> Array:

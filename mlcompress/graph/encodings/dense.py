@@ -5,6 +5,7 @@ in the array's shape. It raises UnfitError for levels that it cannot hold.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mlcompress.graph.encodings.chain import FOUR_BITS_OPSET, TWO_BITS_OPSET, Draft
-from mlcompress.graph.encodings.codes import ELEMENT_TYPES, UnfitError, distinct, is_integer
+from mlcompress.graph.encodings.codes import ELEMENT_TYPES, UnfitError, distinct, is_integer, levels
 
 Array = NDArray[Any]
 Form = Callable[[Draft, Array, ir.DataType], ir.Value]
@@ -198,19 +199,20 @@ def _padded(index: Array, group: int) -> Array:
 def _integers(draft: Draft, array: Array, kind: ir.DataType, width: int) -> ir.Value:
     if not is_integer(array):
         raise UnfitError(f"its levels are no integers of {width} bits")
-    step = int(np.gcd.reduce(np.abs(array.astype(np.int64)), axis=None)) or 1
+    used = levels(array).astype(np.int64)
+    step = int(np.gcd.reduce(np.abs(used))) or 1
     if kind == ir.DataType.FLOAT:
         step = 1  # the scale says it
-    numbers = array.astype(np.int64) // step
-    is_signed = bool(numbers.min(initial=0) < 0)
+    is_signed = bool(used.min(initial=0) < 0)
     low, high = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if is_signed else (0, 2**width - 1)
-    if numbers.min(initial=0) < low or numbers.max(initial=0) > high:
+    if used.min(initial=0) < low * step or used.max(initial=0) > high * step:
         raise UnfitError(f"its levels need more than {width} bits")
     opset = FOUR_BITS_OPSET if width == 4 else TWO_BITS_OPSET
     if draft.opset < opset:
         raise UnfitError(f"{width}-bit types need operator set {opset}, the model has {draft.opset}")
     name = f"{'int' if is_signed else 'uint'}{width}"
-    value = cast(draft, draft.constant(numbers.astype(getattr(ml_dtypes, name))), kind)
+    numbers = (array if step == 1 else array.astype(np.int16) // step).astype(getattr(ml_dtypes, name))
+    value = cast(draft, draft.constant(numbers), kind)
     if step == 1:
         return value
     return draft.op("Mul", value, draft.constant(np.array(step, np.int8)))
@@ -250,9 +252,8 @@ def smallest(
     sizes = {}
     for name, form in forms.items():
         trial = draft()
-        try:
+        with suppress(UnfitError):
             form(trial, array, kind)
-        except UnfitError:
-            continue
-        sizes[name] = trial.bytes()
+            sizes[name] = trial.bytes()
+        trial.discard()
     return min(sizes, key=lambda name: sizes[name])

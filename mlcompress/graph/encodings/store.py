@@ -80,9 +80,13 @@ def replace(chains: Chains, draft: Draft, decoded: dict[ir.Value, tuple[ir.Value
 def write(chains: Chains, codes: Codes, encoding: str) -> tuple[str, Draft, ir.Value]:
     """A draft of one encoding, and the value that it decodes to."""
     draft = chains.draft()
-    if encoding != "plain":
-        draft.need(codes.stored.size)
-    return encoding, draft, encodings[encoding](draft, codes)
+    try:
+        if encoding != "plain":
+            draft.need(codes.stored.size)
+        return encoding, draft, encodings[encoding](draft, codes)
+    except UnfitError:
+        draft.discard()
+        raise
 
 
 def smallest(chains: Chains, codes: Codes) -> tuple[str, Draft, ir.Value]:
@@ -92,7 +96,8 @@ def smallest(chains: Chains, codes: Codes) -> tuple[str, Draft, ir.Value]:
     for trial in _trials(chains, codes):
         size = trial[1].bytes()
         if size < least:
-            best, least = trial, size
+            best, trial, least = trial, best, size
+        trial[1].discard()
     return best
 
 
@@ -111,5 +116,6 @@ def _trials(chains: Chains, codes: Codes) -> Iterator[tuple[str, Draft, ir.Value
                 draft.need(codes.stored.size)
                 decoded = with_values(draft, codes, positions, form)
             except UnfitError:
+                draft.discard()
                 continue
             yield (name if inner == "itself" else f"{name} x {inner}"), draft, decoded

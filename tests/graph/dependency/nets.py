@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tests.graph.dependency.nets_moves import pixels, shared_target, shuffle, split_concat
-from tests.graph.dependency.nets_time import attention, attention_op, recurrent, tied
+from tests.graph.dependency.nets_time import attention, attention_op, attention_packed, recurrent, tied
 from tests.graph.dependency.oracle import IMAGE, ints, net
 
 
@@ -180,6 +180,7 @@ NETS = {
     "attention_apart": lambda: attention(False),
     "shared_target": shared_target,
     "attention_op": attention_op,
+    "attention_packed": attention_packed,
     "quantised": quantised,
 }
 """Name -> builder of a fresh model."""

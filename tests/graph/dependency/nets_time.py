@@ -119,3 +119,19 @@ def attention_op() -> ir.Model:
     return net(
         text, shapes, heads=ints(0, 5, 4, 4), merge=ints(0, 5, 16), mask=np.zeros((5, 5), dtype=np.float32)
     )
+
+
+def attention_packed() -> ir.Model:
+    """The Attention op of opset 23 on three axes, heads packed, with a mask of its own for each head."""
+    text = (
+        HEAD.replace("18]", "23]")
+        + """(float[N,5,10] x) => (float[N,5,7] y) {
+      q = MatMul(x, wq)
+      k = MatMul(x, wk)
+      v = MatMul(x, wv)
+      o = Attention<q_num_heads=4, kv_num_heads=4>(q, k, v, mask)
+      y = MatMul(o, wo)
+    }"""
+    )
+    shapes = {"wq": (10, 16), "wk": (10, 16), "wv": (10, 24), "wo": (24, 7), "mask": (1, 4, 5, 5)}
+    return net(text, shapes)

@@ -1,6 +1,6 @@
 """The oracle of channel removal: onnxruntime runs the shortened graph and the masked one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -96,6 +96,25 @@ def check(model: ir.Model, *, soft: bool = False, seed: int = 2, batches: Sequen
         same(run(short, feeds), run(masked, feeds))
         assert differ(run(masked, feeds), run(model, feeds)), "masking changed nothing: the test is vacuous"
     return short
+
+
+def check_two_steps(build: Callable[[], ir.Model], seed: int, *, soft: bool = False) -> None:
+    """Half of what goes, then the rest, equals all at once; and nothing for nothing changes no byte."""
+    once, twice = build(), build()
+    analysis = dependency.analyse(once)
+    before = graph.to_bytes(once)
+    dependency.remove(once, analysis, {family.name: ints() for family in analysis.families})
+    assert graph.to_bytes(once) == before
+    dead = half(analysis, seed, share=0.7, soft=soft)
+    dependency.remove(once, analysis, dead)
+    first = {family: units[: len(units) // 2] for family, units in dead.items()}
+    dependency.remove(twice, dependency.analyse(twice), first)
+    again = dependency.analyse(twice)
+    left = {f.name: np.delete(np.arange(f.units), first.get(f.name, ints())) for f in analysis.families}
+    assert [(f.name, f.units) for f in again.families] == [(n, len(ids)) for n, ids in left.items()]
+    second = {name: np.flatnonzero(np.isin(left[name], units)) for name, units in dead.items()}
+    dependency.remove(twice, again, second)
+    assert graph.to_bytes(twice) == graph.to_bytes(once)
 
 
 def size(model: ir.Model, name: str) -> int:

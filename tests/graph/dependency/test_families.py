@@ -72,7 +72,7 @@ def test_heads_are_units_of_fused_and_separate_attention() -> None:
 
 def test_recurrent_units_run_over_all_gates_and_directions() -> None:
     found = families(nets_time.recurrent())
-    assert [(f.name, f.kind, f.units) for f in found.values()] == [("w0", "hidden", 8), ("w1", "hidden", 6)]
+    assert [(f.name, f.kind, f.units) for f in found.values()] == [("w0", "rnn", 8), ("w1", "rnn", 6)]
     index = {(m.tensor, m.axis): m.index for m in found["w0"].members}
     np.testing.assert_array_equal(index["w0", 1][5], [5, 13, 21, 29])
     np.testing.assert_array_equal(index["b0", 1][5], np.arange(5, 64, 8))

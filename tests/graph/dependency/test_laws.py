@@ -8,7 +8,7 @@ import pytest
 from mlcompress import graph
 from mlcompress.graph import dependency
 from tests.graph.dependency.nets import NETS, residual
-from tests.graph.dependency.oracle import half, inputs, run, same
+from tests.graph.dependency.oracle import check_two_steps, half, inputs, run, same
 
 SOME = ["residual", "depthwise", "shuffle", "split", "tied", "attention_fused", "lstm_two_ways"]
 
@@ -27,21 +27,7 @@ def test_removing_nothing_changes_no_byte(name: str) -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", SOME)
 def test_two_steps_equal_one(name: str, seed: int) -> None:
-    once, twice = NETS[name](), NETS[name]()
-    analysis = dependency.analyse(once)
-    dead = half(analysis, seed, share=0.7)
-    dependency.remove(once, analysis, dead)
-
-    first = {family: units[: len(units) // 2] for family, units in dead.items()}
-    dependency.remove(twice, dependency.analyse(twice), first)
-    again = dependency.analyse(twice)
-    left = {
-        family.name: np.delete(np.arange(family.units), first[family.name]) for family in analysis.families
-    }
-    assert [(f.name, f.units) for f in again.families] == [(n, len(ids)) for n, ids in left.items()]
-    second = {name: np.flatnonzero(np.isin(left[name], units)) for name, units in dead.items()}
-    dependency.remove(twice, again, second)
-    assert graph.to_bytes(twice) == graph.to_bytes(once)
+    check_two_steps(NETS[name], seed)
 
 
 @pytest.mark.parametrize("name", ["split", "attention_fused", "attention_apart", "pixels"])

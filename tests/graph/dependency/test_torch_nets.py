@@ -175,7 +175,7 @@ def test_residual_width_behind_layer_norm_is_soft(exported: dict[str, Path]) -> 
     assert residual.soft
     assert "LayerNormalization" in residual.reason
     assert sorted((f.kind, f.units) for f in families.values() if not f.soft) == [
-        ("head", 4), ("head", 4), ("hidden", 40), ("hidden", 40)
+        ("head", 4), ("head", 4), ("linear", 40), ("linear", 40)
     ]  # fmt: skip
     short = check(model, soft=True)
     assert numbers(short) <= 0.33 * numbers(model)

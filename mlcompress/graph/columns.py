@@ -10,14 +10,24 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from mlcompress.quantize.fuse import attribute
-from mlcompress.quantize.integer import output_axis
+
+def attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute, or its default."""
+    found = node.attributes.get(name)
+    return default if found is None else int(found.value)
+
+
+def output_axis(node: ir.Node) -> int:
+    """The weight axis of a Conv, Gemm or MatMul that holds its output channels."""
+    if node.op_type == "Conv":
+        return 0
+    return 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1
 
 
 def to_rows(node: ir.Node, weight: np.ndarray) -> np.ndarray:
     """The weight (or scales that broadcast against it) of a Conv, Gemm or MatMul as [G, N, K]."""
     if node.op_type == "Conv":
-        groups = int(attribute(node, "group", 1))
+        groups = attribute(node, "group", 1)
         return weight.reshape(groups, weight.shape[0] // groups, -1)
     return weight[None] if output_axis(node) == 0 else weight.T[None]
 
@@ -37,7 +47,7 @@ def to_columns(node: ir.Node, values: np.ndarray, kernel: tuple[int, ...], most:
     if node.op_type != "Conv":
         flat = values.reshape(-1, values.shape[-1])
         return np.asarray(flat[_spread(len(flat), most)].T[None])
-    groups, rank = int(attribute(node, "group", 1)), len(kernel)
+    groups, rank = attribute(node, "group", 1), len(kernel)
     strides, dilations = _numbers(node, "strides", rank), _numbers(node, "dilations", rank)
     reach = tuple((size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True))
     pads = _pads(node, values.shape[2:], reach, strides)
@@ -51,6 +61,13 @@ def to_columns(node: ir.Node, values: np.ndarray, kernel: tuple[int, ...], most:
     columns = np.asarray(windows[(chosen[0], slice(None), *chosen[1:])])
     grouped = columns.reshape(len(columns), groups, channels // groups * int(np.prod(kernel)))
     return np.ascontiguousarray(grouped.transpose(1, 2, 0))
+
+
+def at_columns(node: ir.Node, values: np.ndarray, most: int) -> np.ndarray:
+    """The output of a node with one group as [N, M], at the positions of `to_columns`."""
+    moved = np.moveaxis(values, 1, -1) if node.op_type == "Conv" else values
+    flat = moved.reshape(-1, moved.shape[-1])
+    return np.asarray(flat[_spread(len(flat), most)].T)
 
 
 def _spread(count: int, most: int) -> np.ndarray:

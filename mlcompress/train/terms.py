@@ -1,0 +1,187 @@
+"""One loss of a recipe on two graphs: which values it reads, and its arguments for a batch."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from mlcompress.errors import DataError, ModelError, RecipeError, UnsupportedError, shorten
+from mlcompress.train.adapters import Adapter, Heads, check_ranks, shapes
+from mlcompress.train.batches import TorchBatch
+from mlcompress.train.device import processes
+from mlcompress.train.labels import distribution, single
+from mlcompress.train.logits import find_output, logits_value
+from mlcompress.train.losses import FeatureEntry, LossEntry, losses, needs
+from mlcompress.train.losses.entry import LOGITS, TAUGHT
+from mlcompress.train.memory import MemoryBank
+
+Values = Mapping[str, Tensor]
+"""By name of output or tensor."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss, the value names that it reads in student and teacher, and what is trained for it alone."""
+
+    entry: LossEntry
+    needs: frozenset[str]
+    student: str
+    teacher: str
+    where: str
+    mask: str | None = None
+    columns: tuple[int, ...] = ()
+    """The teacher's class for each of the student's; () where they are the same."""
+    parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+
+    @property
+    def asks_teacher(self) -> bool:
+        return bool(self.needs & TAUGHT)
+
+    def __call__(self, outputs: Values, taught: Values, batch: TorchBatch) -> Tensor:
+        """The loss of one batch, without its weight; float32 whatever the precision of the graph.
+
+        Raises:
+            DataError: labels are missing or do not fit. ModelError: shapes do not fit each other.
+            UnsupportedError: values that the loss is not defined for.
+        """
+        student = outputs[self.student].float()
+        given: dict[str, object] = {
+            "student": student,
+            "student_logits": student,
+            "student_features": student,
+        }
+        if self.needs & LOGITS:
+            self._check_logits(student)
+        if "labels" in self.needs:
+            given["labels"] = distribution(batch, student.shape[1], self.where)
+        if "target" in self.needs:
+            given["target"] = single(batch, student.shape[1], self.where)
+        if self.asks_teacher:
+            given |= self._taught(student, taught[self.teacher].to(student.device).float(), batch)
+        function = losses.bind(self.entry)
+        value: Tensor = function(**{name: given[name] for name in self.needs})
+        return value
+
+    def build(self, student: Tensor, teacher: Tensor, samples: int, generator: torch.Generator) -> None:
+        """Make the adapters and memories of the loss, for values of these shapes."""
+        student, teacher = student.float(), teacher.float()
+        dim = self.entry.options().get("dim", 0)
+        if "adapted" in self.needs:
+            self.parts["adapter"] = Adapter(student, teacher, generator, self.where)
+        if "student_embedding" in self.needs:
+            check_ranks(student, teacher, self.where)
+            self.parts["heads"] = Heads(student, teacher, dim, generator)
+        if "bank" in self.needs:
+            if samples < 2:
+                raise DataError(f"{self.where}: needs other samples to compare with; add training data")
+            if processes() > 1:  # each would remember its own samples only
+                raise UnsupportedError(
+                    f"{self.where}: has one memory; use `contrastive` with several processes"
+                )
+            self.parts["bank"] = MemoryBank(samples, dim, generator)
+
+    def _taught(self, student: Tensor, teacher: Tensor, batch: TorchBatch) -> dict[str, object]:
+        """What the loss reads of the teacher, and of the two together."""
+        if self.columns:
+            teacher = teacher[:, torch.tensor(self.columns, device=teacher.device)]
+        if self.needs & {"teacher", "teacher_logits"} and teacher.shape != student.shape:
+            raise ModelError(
+                f"{self.where}: student {self.student} has shape {list(student.shape)},"
+                f" teacher {self.teacher} {list(teacher.shape)}; they must be equal"
+            )
+        if "student_features" in self.needs:
+            _check_features(self.entry.name, student, teacher, self.where)
+        mask = self._mask(student, batch)
+        found: dict[str, object] = {
+            "teacher": teacher,
+            "teacher_logits": teacher,
+            "teacher_features": teacher,
+        }
+        found |= {"mask": mask, "ids": batch.ids}
+        if "adapter" in self.parts:
+            found["adapted"], found["target_features"] = self.parts["adapter"](student, teacher)
+        if "heads" in self.parts:
+            both = self.parts["heads"](student, teacher, mask)
+            found["student_embedding"], found["teacher_embedding"] = both
+        if "bank" in self.parts:
+            found["bank"] = self.parts["bank"]
+        return found
+
+    def _check_logits(self, student: Tensor) -> None:
+        if student.ndim != 2 or student.shape[1] < 2:
+            raise UnsupportedError(
+                f"{self.where}: {self.student} has shape {list(student.shape)}, but class logits are"
+                " [batch, classes]; use the losses `mse` or `cosine`"
+            )
+
+    def _mask(self, student: Tensor, batch: TorchBatch) -> Tensor | None:
+        if self.mask is None:
+            return None
+        mask = batch.inputs[self.mask] != 0
+        tokens = student.shape[-1] if student.ndim == 4 else student.shape[1]
+        if mask.shape != (len(student), tokens) or student.ndim < 3:
+            raise ModelError(
+                f"{self.where}.mask: {self.mask} has shape {list(mask.shape)}, {self.student}"
+                f" {list(student.shape)}; a mask is [batch, tokens]"
+            )
+        return mask
+
+
+def resolve(entry: LossEntry, student: ir.Model, teacher: ir.Model, where: str) -> Term:
+    """Find the values of `entry` in both graphs.
+
+    Raises:
+        RecipeError: an output, tensor or mask that a graph does not have, class numbers it cannot have.
+        UnsupportedError: a loss on class logits with an output that holds none.
+    """
+    wanted = needs(entry.name)
+    mask = getattr(entry, "mask", None)
+    if mask is not None:
+        _check_name(mask, [str(value.name) for value in student.graph.inputs], f"{where}.mask", "model input")
+    if isinstance(entry, FeatureEntry) and entry.teacher is not None:
+        names = (entry.student or entry.teacher, entry.teacher)
+        for key, name, model in (("teacher", names[1], teacher), ("student", names[0], student)):
+            made = [str(v.name) for node in model.graph for v in node.outputs if v.name]
+            _check_name(name, made, f"{where}.{key}", f"tensor in the {key}'s graph")
+        return Term(entry, wanted, *names, where, mask)
+    own, other = (find_output(model, entry.output, f"{where}.output") for model in (student, teacher))
+    names = (str(own.name), str(other.name))
+    if wanted & LOGITS:
+        names = (logits_value(own, where), logits_value(other, where))
+    return Term(entry, wanted, *names, where, mask, _columns(entry, other, where))
+
+
+def _check_name(name: str, known: Sequence[str], where: str, kind: str) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {shorten(reversed(known))}"
+        raise RecipeError(f"{where}: no {kind} named {name!r}; {hint}")
+
+
+def _columns(entry: LossEntry, output: ir.Value, where: str) -> tuple[int, ...]:
+    """The teacher's class numbers in the student's order."""
+    if entry.classes is None:
+        return ()
+    numbers = tuple(entry.classes.values())
+    count = output.shape[-1] if output.shape is not None and len(output.shape) else None
+    if isinstance(count, int) and max(numbers) >= count:
+        raise RecipeError(
+            f"{where}.classes: number {max(numbers)}, but the teacher has classes 0..{count - 1}; mend it"
+        )
+    return numbers
+
+
+def _check_features(name: str, student: Tensor, teacher: Tensor, where: str) -> None:
+    """Ranks that the losses without adapter can take."""
+    check_ranks(student, teacher, where)
+    if name == "attention" and student.ndim < 4:
+        raise ModelError(
+            f"{where}: attention maps need [batch, channels, height, width], not {shapes(student, teacher)}"
+        )
+    if name == "self_attention" and (student.ndim != 4 or student.shape[2:] != teacher.shape[2:]):
+        raise ModelError(
+            f"{where}: needs [batch, heads, tokens, tokens] of one length, not {shapes(student, teacher)}"
+        )

@@ -1,0 +1,79 @@
+"""Depth: which residual branches go, by what their ends say; heads and width by the family's kind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from mlcompress import pipeline
+from mlcompress.errors import UserError
+from mlcompress.exits import Exit
+from mlcompress.job import Job
+from mlcompress.prune.layer_scores import Flow, change, influence
+from mlcompress.prune.recipe import PruneSection
+
+DATA = """
+data:
+  train: {path: train.npz, label: y}
+  calibration: {samples: 64}
+  evaluate: {path: val.npz}
+train: {threads: 1, batch_size: 64, optimizer: {name: sgd, lr: 0.02}, epochs: 1}
+measure: {repeats: 1}
+"""
+
+
+def prune(text: str, data: str = DATA) -> dict[str, Any]:
+    Path("prune.yaml").write_text(data + text)
+    outcome = pipeline.run(Job("prune", Path("teacher.onnx"), Path("out.onnx"), "prune.yaml", ()))
+    assert outcome.exit == Exit.DONE
+    return outcome.card
+
+
+def test_scores_by_hand() -> None:
+    flow = Flow(np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([[6.0, 8.0], [0.0, 1.0]]))
+    np.testing.assert_allclose(influence(flow), [0.0, 1.0], atol=1e-12)  # same direction, right angle
+    np.testing.assert_allclose(change(flow), [0.5, np.sqrt(2)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("score", ["influence", "change"])
+def test_the_residual_branch_goes(inside: Path, score: str) -> None:
+    card = prune(f"prune: {{granularity: layer, ratio: 0.5, layer_score: {score}}}")
+    names = {tensor.name for tensor in onnx.load("out.onnx").graph.initializer}
+    assert "stem.weight" in names
+    assert not [name for name in names if name.startswith("body")]
+    assert "1 of 1 residual layers removed" in card["change"]["summary"]
+    (removed,) = json.loads(Path("out.onnx.json").read_text())["change"]["details"]["removed"]
+    assert removed["score"] > 0
+
+
+def test_a_threshold_below_all_scores_removes_nothing_and_says_so(inside: Path) -> None:
+    card = prune("prune: {granularity: layer, threshold: 0.0}")
+    assert card["change"]["details"]["removed"] == []
+    assert any("nothing was removed" in warning for warning in card["change"]["warnings"])
+
+
+def test_without_samples_it_is_refused(inside: Path) -> None:
+    with pytest.raises(UserError, match=r"add `data\.calibration`"):
+        prune("prune: {granularity: layer, ratio: 0.5}", DATA.replace("  calibration: {samples: 64}\n", ""))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"granularity": "hidden", "ratio": 0.5}, "add `inexact: allow`"),
+        ({"granularity": "layer", "ratio": 0.5, "criterion": "l1"}, "criterion"),
+        ({"ratio": 0.5, "layer_score": "change"}, "layer_score"),
+        ({"granularity": "layer", "target": {"macs": 0.5}}, "use `ratio`"),
+    ],
+)
+def test_keys_that_do_not_go_together(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PruneSection.model_validate(given)
+
+
+def test_no_heads_to_remove_is_said(inside: Path) -> None:
+    with pytest.raises(UserError, match="no head of this model can be removed"):
+        prune("prune: {granularity: head, ratio: 0.5}")

@@ -1,0 +1,63 @@
+"""Penalties against sums written out with numpy, and what training with them does to the units."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+
+from mlcompress import graph
+from mlcompress.graph.dependency import analyse
+from mlcompress.prune.regularize import Penalty, group_lasso, growing_l2, l1, regularizers, slices
+from mlcompress.train.executor import Executor
+from tests import task
+
+RNG = np.random.default_rng(0)
+UNITS = [RNG.normal(size=(4, 6)), RNG.normal(size=(3, 2))]
+TENSORS = [torch.from_numpy(rows) for rows in UNITS]
+DOOMED = [np.array([True, False, True, False]), np.array([False, False, True])]
+EXACT = 1e-9
+"""Both sides sum a few dozen float64 numbers; the root has 1e-12 under it."""
+
+
+def test_l1_is_the_sum_of_magnitudes() -> None:
+    wanted = 0.5 * sum(abs(value) for rows in UNITS for row in rows for value in row)
+    assert float(l1(TENSORS, strength=0.5)) == pytest.approx(wanted, rel=EXACT)
+
+
+def test_group_lasso_is_the_sum_of_norms_of_units() -> None:
+    wanted = 0.5 * sum(np.sqrt(sum(value**2 for value in row)) for rows in UNITS for row in rows)
+    assert float(group_lasso(TENSORS, strength=0.5)) == pytest.approx(wanted, rel=EXACT)
+
+
+def test_group_lasso_has_a_gradient_at_zero() -> None:
+    zeros = torch.zeros(2, 3, requires_grad=True)
+    group_lasso([zeros], strength=1.0).backward()
+    assert torch.isfinite(zeros.grad).all()
+
+
+def test_growing_l2_grows_with_the_step_and_spares_what_stays() -> None:
+    masks = [torch.from_numpy(mask) for mask in DOOMED]
+    squares = sum(float(np.square(rows[mask]).sum()) for rows, mask in zip(UNITS, DOOMED, strict=True))
+    for step in (0, 1, 10):
+        found = float(growing_l2(TENSORS, masks, step, strength=1e-3))
+        assert found == pytest.approx(1e-3 * step / 2 * squares, rel=EXACT)
+
+
+def test_slices_hold_what_a_numpy_gather_holds() -> None:
+    model = ir.from_proto(task.net())
+    graph.clean(model)
+    families = analyse(model).families
+    rows = slices(Executor(model), families)()
+    arrays = {init.name: onnx.numpy_helper.to_array(init) for init in task.net().graph.initializer}
+    by_name = dict(zip([family.name for family in families], rows, strict=True))
+    top = np.concatenate([arrays["top.weight"].reshape(32, -1), arrays["fc.weight"].T], axis=1)
+    assert np.array_equal(by_name["top.weight"].detach().numpy(), top)
+
+
+def test_a_penalty_counts_its_steps() -> None:
+    masks = [torch.from_numpy(mask) for mask in DOOMED]
+    penalty = Penalty(regularizers.choose("growing_l2", strength=1e-3), lambda: TENSORS, masks)
+    first, second, third = float(penalty()), float(penalty()), float(penalty())
+    assert first == 0.0
+    assert third == pytest.approx(2 * second)
