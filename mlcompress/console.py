@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from mlcompress import processes
 from mlcompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,18 +26,20 @@ def set_quiet(quiet: bool) -> None:
 
 def data(text: str) -> None:
     """What the command was asked for, on stdout."""
-    _print(text, sys.stdout)
+    if processes.is_first():
+        _print(text, sys.stdout)
 
 
 def say(text: str) -> None:
     """A message for a person, on stderr."""
-    if not _quiet:
+    if not _quiet and processes.is_first():
         _print(text, sys.stderr)
 
 
 def warn(text: str) -> None:
     """Something the user should know although the work goes on."""
-    _print(f"warning: {text}", sys.stderr)
+    if processes.is_first():
+        _print(f"warning: {text}", sys.stderr)
 
 
 def error(text: str) -> None:
@@ -64,7 +67,7 @@ def _print(text: str, stream: TextIO) -> None:
 
 
 def _is_terminal() -> bool:
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return processes.is_first() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager

@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     from mlcompress.data.dataset import Dataset
 
 
+@dataclass(frozen=True)
+class GivenTeacher:
+    """One of several teachers, and how it differs from the first: names, preprocessing, order of classes."""
+
+    model: "ir.Model"
+    file: str
+    train: "Dataset | None" = None
+    """The training samples as this teacher takes them, in the order of `Context.train`; None: as the student
+    does."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """The student's output -> this teacher's name of it, where they differ."""
+    classes: tuple[int, ...] = ()
+    """This teacher's number of each class, in the student's order; () where they are the same."""
+
+
 @dataclass
 class Context:
     """Everything a stage may use that is neither the model nor its recipe.
@@ -26,6 +41,8 @@ class Context:
     calibration: "Dataset | None" = None
     evaluation: "Dataset | None" = None
     student: "ir.Model | None" = None
+    teachers: tuple[GivenTeacher, ...] = ()
+    """All of them, the model itself first, where there are several or the recipe describes it; else none."""
     state_dir: Path | None = None
     """Where training keeps what it needs to resume; removed when the artifact is written."""
     folder: Path | None = None
@@ -34,6 +51,15 @@ class Context:
     """Inputs of one inference, by name, of the shapes that latency is measured at."""
     evaluate: "Callable[[ir.Model], float | None] | None" = None
     latency: "Callable[[list[ir.Model]], list[float]] | None" = None
+
+    @property
+    def taught_outputs(self) -> set[str]:
+        """Names of a student's outputs that one of `teachers` knows."""
+        return {
+            name
+            for given in self.teachers
+            for name in (*given.outputs, *(str(value.name) for value in given.model.graph.outputs))
+        }
 
 
 @dataclass

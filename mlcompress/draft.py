@@ -8,14 +8,14 @@ from pathlib import Path
 from types import TracebackType
 
 from mlcompress import card, files
-from mlcompress.errors import UsageError, UserError
+from mlcompress.errors import DivergedError, UsageError, UserError
 
 
 class Draft:
     """A hidden folder beside OUTPUT where everything is written first.
 
     On success, and on a user's error, it is removed. When anything else ends the process after training has
-    begun, it stays, so that the same command can go on from `state`.
+    begun, or training diverges, it stays, so that the same command can go on from `state`.
 
     The order of publishing leaves no moment at which OUTPUT is half-written or stands beside a card of
     other bytes: the old OUTPUT goes, the new card comes, the new OUTPUT comes, each in one rename or unlink.
@@ -49,16 +49,20 @@ class Draft:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        is_over = kind is None or issubclass(kind, UserError)
+        is_over = kind is None or (issubclass(kind, UserError) and not issubclass(kind, DivergedError))
         if is_over or not self.state.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
 
     def publish(self, facts: card.Card) -> Path:
-        """Put artifact and card in place; an older rejected one is no longer of interest."""
+        """Put artifact and card in place; an older rejected one is no longer of interest.
+
+        Raises UsageError, before anything changes, where a file of somebody else has the name of the data.
+        """
         self._move(facts, self.output)
         with suppress(OSError):  # what is published stays published
-            for stale in _names(self.rejected):
+            artifact, card_path, data = _names(self.rejected)
+            for stale in (artifact, card_path, *([data] if _is_ours(self.rejected) else [])):
                 stale.unlink(missing_ok=True)
         return self.output
 
@@ -84,6 +88,11 @@ class Draft:
         for part in (model, card_draft, *([data] if data.exists() else [])):
             files.sync(part)
         had_data = _is_ours(target)
+        if data.exists() and data_path.exists() and not had_data:
+            raise UsageError(
+                f"{data_path}: the artifact's weights would be written here, and the file is not its own;"
+                " move it, or choose another OUTPUT"
+            )
         artifact.unlink(missing_ok=True)
         if data.exists():
             data.replace(data_path)

@@ -35,6 +35,10 @@ class UnsupportedError(UserError):
     """The request is valid, but this version or this machine cannot do it."""
 
 
+class DivergedError(UserError):
+    """Training left the finite numbers; the state of the last good epoch is kept."""
+
+
 def shorten(names: Iterable[str], most: int = 4) -> str:
     """`a, b, c, d (+3 more)`: a list of names that fits one line."""
     listed = list(names)

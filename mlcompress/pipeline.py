@@ -3,19 +3,36 @@
 CLI -> recipe -> graph -> stage -> verify -> measure -> gate -> card -> OUTPUT
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlcompress import __version__, artifact, card, checkpoint, console, files, gate, graph, prepare, stages
+import onnx_ir as ir
+
+from mlcompress import (
+    __version__,
+    artifact,
+    card,
+    checkpoint,
+    console,
+    files,
+    gate,
+    graph,
+    prepare,
+    processes,
+    stages,
+)
 from mlcompress.card import Card
 from mlcompress.context import Change, Context
 from mlcompress.draft import Draft
+from mlcompress.errors import UsageError
 from mlcompress.exits import Exit
 from mlcompress.gate import Checked
+from mlcompress.graph import Signature
 from mlcompress.job import Job
 from mlcompress.measure import comparison, environment
 from mlcompress.measure.comparison import Facts
+from mlcompress.metrics import HIGHER_IS_BETTER
 from mlcompress.recipe.load import load as load_recipe
 from mlcompress.recipe.sections import Shared
 
@@ -35,6 +52,8 @@ def run(job: Job) -> Outcome:
     Raises:
         UserError: something the user gave is wrong; nothing was written.
     """
+    if processes.count() > 1 and job.stage != "distill":
+        raise UsageError(f"{job.stage}: several processes do `distill` only; start it without torchrun")
     stage = stages.find(job.stage)
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
     files.check_output(job.output, [*job.inputs, *prepare.files_named(recipe)])
@@ -44,8 +63,11 @@ def run(job: Job) -> Outcome:
     parent = files.sha256(job.model)
     signature = graph.signature(model)
     context = prepare.context(job, recipe, model)
+    interface = _interface(signature, context)
     kind.refuse(recipe, context.student or model)
     baseline = prepare.baseline(recipe, signature, no_code=job.no_code)
+    if not processes.is_first():
+        return _follow(job, recipe, model, context)
     bench = comparison.Bench(job.model, signature, recipe, context)
 
     with Draft(job.output) as draft:
@@ -56,7 +78,7 @@ def run(job: Job) -> Outcome:
         result, change = stage.run(model, recipe, context)
         twin = kind.twin(draft)
         graph.save(result, twin)
-        graph.verify(twin, signature, recipe.measure.shapes)
+        graph.verify(twin, interface, recipe.measure.shapes)
         kind.write(result, draft, recipe, context)
 
         facts = kind.labelled(bench.compare(twin, draft.model))
@@ -73,16 +95,33 @@ def run(job: Job) -> Outcome:
     return Outcome(Exit.GATE_MISSED if missed else Exit.DONE, told, published)
 
 
+def _interface(signature: Signature, context: Context) -> Signature:
+    """Inputs and outputs of the result: the input model's, and outputs of a student that others teach."""
+    if context.student is None:
+        return signature
+    outputs = graph.signature(context.student).outputs
+    return signature if len(outputs) == len(signature.outputs) else replace(signature, outputs=outputs)
+
+
+def _follow(job: Job, recipe: Shared, model: ir.Model, context: Context) -> Outcome:
+    """Train along with the first process, which alone verifies, measures, writes and prints."""
+    context.state_dir = Draft(job.output).state
+    stages.find(job.stage).run(model, recipe, context)
+    return Outcome(Exit.DONE, {}, job.output)
+
+
 def dry_run(job: Job) -> None:
     """Check recipe, model and data as `run` would, say what was found, and write nothing."""
     stage = stages.find(job.stage)
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
+    files.check_output(job.output, [*job.inputs, *prepare.files_named(recipe)])
     prepare.check(job, recipe)
     model = checkpoint.load(job.model, recipe.model, no_code=job.no_code)
     context = prepare.context(job, recipe, model)
     artifact.kind(job.output).refuse(recipe, context.student or model)
     prepare.baseline(recipe, graph.signature(model), no_code=job.no_code)
     comparison.Bench(job.model, graph.signature(model), recipe, context)
+    stage.check(model, recipe, context)
     console.say(f"{job.model}: {graph.parameters(model):,} parameters; recipe, model and data fit")
     for name, facts in prepare.used_data(context).items():
         console.say(f"data.{name}: {facts['samples']} samples")
@@ -112,7 +151,7 @@ def _card(
             "summary": change.summary,
             "details": change.details,
             "skipped": change.skipped,
-            "warnings": [*change.warnings, *_growth(change.warnings, facts)],
+            "warnings": [*change.warnings, *_growth(change.warnings, facts), *_collapse(recipe, facts)],
         },
         "size": facts.size,
         "metric": facts.metric,
@@ -128,6 +167,20 @@ def _card(
         "data": prepare.used_data(context),
         "environment": environment.facts(),
     }
+
+
+def _collapse(recipe: Shared, facts: Facts) -> list[str]:
+    """A result that has lost half of the metric is said where no limit on it is there to say so."""
+    metric = facts.metric
+    if metric is None or gate.needs_metric(recipe.gate) or not HIGHER_IS_BETTER[metric["name"]]:
+        return []
+    before, after = metric["before"], metric["after"]
+    if before is None or after is None or after >= before / 2:
+        return []
+    return [
+        f"{metric['name']} falls from {before:.4g} to {after:.4g}, and no gate limits it: compress less, "
+        "train longer, or set `gate: {max_drop: ...}` to be stopped"
+    ]
 
 
 def _growth(told: list[str], facts: Facts) -> list[str]:
@@ -166,7 +219,7 @@ def _gain(card: Card) -> str:
     parts = [_change("MB", before["bytes"] / 1e6, after["bytes"] / 1e6)]
     for row in card["latency"]:
         gain = "" if row["verdict"] == "no measurable difference" else f"{1 / row['ratio']:.2f}x, "
-        times = f"{row['before']['p50']:.3g} -> {row['after']['p50']:.3g} ms"
+        times = f"{row['before']['min']:.3g} -> {row['after']['min']:.3g} ms"  # what the ratio compares
         of = f" for its {row['of']}" if "of" in row else ""
         parts.append(f"{row['provider']} {times}{of} ({gain}{row['verdict']})")
     if metric := card["metric"]:

@@ -7,10 +7,13 @@ from typing import Any, TypeVar
 import onnx_ir as ir
 
 from mlcompress import checkpoint, console, gate, graph, metrics
-from mlcompress.context import Context
+from mlcompress.context import Context, GivenTeacher
 from mlcompress.data import Dataset, describe, inherit, open_data, split
 from mlcompress.data.callable import forbidden
 from mlcompress.data.keys import sources
+from mlcompress.distill.factory import build_student, code_forbidden
+from mlcompress.distill.recipe import DistillRecipe
+from mlcompress.distill.teachers import in_part, open_teachers, own_models
 from mlcompress.errors import DataError, ModelError, RecipeError, UsageError, UserError
 from mlcompress.graph import Signature
 from mlcompress.job import Job
@@ -26,9 +29,10 @@ def check(job: Job, recipe: Shared) -> None:
         RecipeError: one line for each.
     """
     lines: list[str] = []
+    own = own_models(recipe) if isinstance(recipe, DistillRecipe) else {}
     for path in dict.fromkeys([*job.inputs, *files_named(recipe)]):
         try:
-            checkpoint.check(path, recipe.model, no_code=job.no_code)
+            checkpoint.check(path, own.get(path, recipe.model), no_code=job.no_code)
         except RecipeError as problem:
             lines.extend(problem.lines)
     entries = {name: getattr(recipe.data, name) for name in type(recipe.data).model_fields}
@@ -38,6 +42,8 @@ def check(job: Job, recipe: Shared) -> None:
             for name, entry in entries.items()
             if entry is not None and entry.python is not None
         ]
+    if job.no_code and isinstance(recipe, DistillRecipe) and recipe.distill.student.factory is not None:
+        lines.append(code_forbidden(recipe.distill.student))
     if lines:
         raise RecipeError(*dict.fromkeys(lines))
 
@@ -59,9 +65,8 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
 
     wanted = _entries(recipe)
     opened = {name: attempt(_open, name, wanted, recipe, model, job) for name in wanted}
-    if job.teachers:
-        problems.append("--teacher: several teachers are not in this version; give one TEACHER")
-    student = attempt(_student, job, recipe)
+    teachers = attempt(_teachers, job, recipe, model, opened.get("train")) or ()
+    student = attempt(_student, job, recipe, model)
     outputs = [tensor.name for tensor in graph.signature(model).outputs]
     if recipe.evaluate.output is not None and recipe.evaluate.output not in outputs:
         have = ", ".join(outputs)
@@ -75,7 +80,9 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
         raise DataError(*problems)
     train, validation = opened.get("train"), opened.get("validation")
     if train is not None and validation is None and recipe.train.validation > 0:
-        train, validation = split(train, recipe.train.validation, recipe.seed)
+        whole = train
+        train, validation = split(whole, recipe.train.validation, recipe.seed)
+        teachers = in_part(teachers, whole, train)
     return Context(
         seed=recipe.seed,
         train=train,
@@ -83,6 +90,7 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
         calibration=opened.get("calibration"),
         evaluation=opened.get("evaluate"),
         student=student,
+        teachers=teachers,
     )
 
 
@@ -108,8 +116,10 @@ def baseline(recipe: Shared, signature: Signature, *, no_code: bool) -> ir.Model
 
 def files_named(recipe: Shared) -> list[Path]:
     """Model files that a recipe names, which an output must not replace."""
-    student = getattr(getattr(recipe, "distill", None), "student", None)
-    named = [recipe.gate.baseline, getattr(student, "file", None)]
+    section = getattr(recipe, "distill", None)
+    student = getattr(section, "student", None)
+    teachers = [entry.file for entry in section.teachers.each] if section is not None else []
+    named = [recipe.gate.baseline, getattr(student, "file", None), *teachers]
     return [Path(name) for name in named if name is not None]
 
 
@@ -123,11 +133,21 @@ def used_data(given: Context) -> dict[str, Any]:
     }
 
 
-def _student(job: Job, recipe: Shared) -> ir.Model | None:
+def _teachers(job: Job, recipe: Shared, model: ir.Model, train: Dataset | None) -> tuple[GivenTeacher, ...]:
+    return open_teachers(job, recipe, model, train) if isinstance(recipe, DistillRecipe) else ()
+
+
+def _student(job: Job, recipe: Shared, model: ir.Model) -> ir.Model | None:
     """The student of the command line or of the recipe; None where it is to be derived."""
-    named = getattr(getattr(getattr(recipe, "distill", None), "student", None), "file", None)
-    if job.student is not None and named is not None:
-        raise UsageError("--student: distill.student.file names a student too; give one of them")
+    if not isinstance(recipe, DistillRecipe):
+        return None
+    section = recipe.distill.student
+    named = section.file
+    for key in ("file", "factory"):
+        if job.student is not None and getattr(section, key) is not None:
+            raise UsageError(f"--student: distill.student.{key} names a student too; give one of them")
+    if section.factory is not None:
+        return build_student(section, model)
     path = job.student or named
     return None if path is None else checkpoint.load(path, recipe.model, no_code=job.no_code)
 

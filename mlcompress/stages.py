@@ -26,12 +26,18 @@ class Stage:
         """Integers that lose time are of no use to anyone; channels that go may buy size alone."""
         return self.name == "quantize" and bool(recipe.times_its_target)
 
+    def check(self, model: "ir.Model", recipe: Any, context: Context) -> None:
+        """Raise what `run` would raise before its work begins, for a dry run."""
+        if (first := getattr(self._module(), "check", None)) is not None:
+            first(model, recipe, context)
+
     def run(self, model: "ir.Model", recipe: Any, context: Context) -> "tuple[ir.Model, Change]":
         """Transform `model`, which may be changed in place."""
-        work: Callable[..., tuple[ir.Model, Change]] = importlib.import_module(
-            f"mlcompress.{self.name}.run"
-        ).run
+        work: Callable[..., tuple[ir.Model, Change]] = self._module().run
         return work(model, recipe, context)
+
+    def _module(self) -> Any:
+        return importlib.import_module(f"mlcompress.{self.name}.run")
 
 
 def find(name: str) -> Stage:

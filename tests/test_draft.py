@@ -11,7 +11,7 @@ import pytest
 
 from mlcompress import card, files
 from mlcompress.draft import Draft
-from mlcompress.errors import UsageError
+from mlcompress.errors import DivergedError, UsageError
 
 
 def facts(path: Path) -> card.Card:
@@ -44,6 +44,23 @@ def test_a_rejected_artifact_leaves_output_alone(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "out.onnx.json"]
 
 
+def test_a_file_of_somebody_else_is_not_replaced_by_weights(tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    foreign = [tmp_path / "out.onnx.data", tmp_path / "out.onnx.rejected.data"]
+    for path in foreign:
+        path.write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"out\.onnx\.data: .*move it"), Draft(output) as draft:
+        draft.model.write_bytes(b"model")
+        (draft.folder / "out.onnx.data").write_bytes(b"weights")
+        draft.publish(facts(draft.model))
+    assert not output.exists()
+    with Draft(output) as draft:  # an artifact in one file needs no room for weights
+        draft.model.write_bytes(b"model")
+        draft.publish(facts(draft.model))
+    assert output.read_bytes() == b"model"
+    assert [path.read_bytes() for path in foreign] == [b"mine", b"mine"]
+
+
 def test_an_error_removes_everything_but_the_old_output(tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     write(output, b"one")
@@ -54,13 +71,14 @@ def test_an_error_removes_everything_but_the_old_output(tmp_path: Path) -> None:
     assert output.read_bytes() == b"one"
 
 
-def test_an_interrupt_keeps_the_training_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, DivergedError])
+def test_an_interrupt_keeps_the_training_state(problem: type[BaseException], tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
-    with pytest.raises(KeyboardInterrupt), Draft(output) as draft:
+    with pytest.raises(problem), Draft(output) as draft:
         draft.state.mkdir()
         (draft.state / "epoch").write_text("3")
         draft.model.write_bytes(b"half")
-        raise KeyboardInterrupt
+        raise problem
     with Draft(output) as draft:
         assert (draft.state / "epoch").read_text() == "3"
         assert not draft.model.exists()

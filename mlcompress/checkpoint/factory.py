@@ -10,17 +10,17 @@ from mlcompress.errors import RecipeError
 from mlcompress.recipe.sections import ModelSection
 
 
-def build(spec: ModelSection) -> torch.nn.Module:
-    """The module that the factory returns for `model.kwargs`, on the CPU, made from one seed.
+def build(spec: ModelSection, where: str = "model.factory") -> torch.nn.Module:
+    """The module that the factory returns for its `kwargs`, on the CPU, made from one seed.
+
+    `where`: the recipe key that names it.
 
     Raises RecipeError when the factory cannot be found, raises, or returns something else.
     """
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    made = callables.call(str(spec.factory), spec.kwargs, "model.factory", RecipeError)
+    made = callables.call(str(spec.factory), spec.kwargs, where, RecipeError)
     if not isinstance(made, torch.nn.Module):
-        raise RecipeError(
-            f"model.factory: {spec.factory} returned {type(made).__name__}; return a torch.nn.Module"
-        )
+        raise RecipeError(f"{where}: {spec.factory} returned {type(made).__name__}; return a torch.nn.Module")
     return made.cpu()

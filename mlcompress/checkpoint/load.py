@@ -43,6 +43,26 @@ def load(path: Path | str, spec: ModelSection | None = None, *, no_code: bool = 
         return huggingface.read(path, spec)
 
 
+def build(spec: ModelSection, weights_file: Path | None, where: str) -> ir.Model:
+    """The cleaned graph of the module that `spec.factory` builds, with the weights of a file if one is given.
+
+    `where`: the recipe key of the factory. Raises UserError as `load` does.
+    """
+    from mlcompress.checkpoint import export, factory, state_dict, weights
+
+    with redirect_stdout(sys.stderr):
+        module = factory.build(spec, where)
+        if weights_file is not None:
+            found = kind(weights_file)
+            if found not in WEIGHTS:
+                raise RecipeError(
+                    f"{weights_file}: cannot be read as weights; name a .safetensors or .pt file"
+                )
+            content = weights.read(weights_file, found)
+            state_dict.fill(module, content, str(weights_file), str(spec.factory))
+        return export.to_graph(module, export.inputs_of(spec, where), spec.outputs, where)
+
+
 def check(path: Path, spec: ModelSection, *, no_code: bool) -> None:
     """Refuse, before anything is loaded, a checkpoint that the recipe does not describe well enough.
 

@@ -8,7 +8,7 @@ import typer
 from mlcompress.cli import options, transform
 
 MoreTeachers = Annotated[
-    list[Path], typer.Option("-t", "--teacher", metavar="FILE", help="One more teacher: not in this version.")
+    list[Path], typer.Option("-t", "--teacher", metavar="FILE", help="One more teacher; repeat it for more.")
 ]
 Student = Annotated[
     Path | None,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlcompress import console
+from mlcompress import console, processes
 from mlcompress.card import to_bytes
 from mlcompress.cli import options
 from mlcompress.errors import UsageError
@@ -46,6 +46,8 @@ def execute(
     if output_dir is not None:
         if output is not None:
             raise UsageError("--output: goes with one MODEL, --output-dir with several; give one of them")
+        if processes.count() > 1:
+            raise UsageError("--output-dir: not with torchrun; its processes train one model, use --output")
         from mlcompress import batch
 
         return batch.run(wish, models, output_dir, jobs=jobs, dry_run=dry_run, json=json)

@@ -114,6 +114,11 @@ class Dataset:
         return self.labels is not None
 
     @property
+    def rows(self) -> Array:
+        """int64 [N], which the caller must not change: the row of the source behind each sample."""
+        return self._rows
+
+    @property
     def synthetic(self) -> bool:
         return self.origin.kind == "synthetic"
 

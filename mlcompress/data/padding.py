@@ -27,7 +27,7 @@ def find_mask(model: ir.Model, data: "Dataset") -> str | None:
     """The input that says which positions count, int, bool or float [N, T] of 1 and 0; None where none does.
 
     Decided by experiment, not by names: with other integers in its zero positions of every other input [N, T]
-    all outputs must stay as they are; outputs [N, T, ...] where it is 1.
+    all outputs must stay as they are, outputs [N, T, ...] where it is 1; with 1 everywhere they must not.
     """
     feed = take(model, data, min(SAMPLES, len(data)))
     shaped = [str(value.name) for value in model.graph.inputs if feed[str(value.name)].ndim == 2]
@@ -38,7 +38,7 @@ def find_mask(model: ir.Model, data: "Dataset") -> str | None:
             for other in shaped
             if other != name and feed[other].shape == mask.shape and feed[other].dtype.kind in "iu"
         }
-        if others and _is_mask(mask) and _unread(model, feed, mask != 0, others):
+        if others and _is_mask(mask) and _hides(model, feed, name, others):
             return name
     return None
 
@@ -63,24 +63,30 @@ def _is_mask(mask: np.ndarray) -> bool:
     return bool(np.isin(mask, (0, 1)).all() and (mask == 0).any() and (mask != 0).any(axis=1).all())
 
 
-def _unread(
-    model: ir.Model, feed: dict[str, np.ndarray], kept: np.ndarray, others: dict[str, np.ndarray]
-) -> bool:
-    """Whether no output changes when the others take, where `kept` is false, what stands first where it is
-    true.
+def _hides(model: ir.Model, feed: dict[str, np.ndarray], name: str, others: dict[str, np.ndarray]) -> bool:
+    """Whether no output changes when the others take, where `name` is 0, what stands first where it is not,
+    and some does when `name` is 1 everywhere: else it marks positions that nothing looks at from elsewhere.
     """
+    kept = feed[name] != 0
     first = kept.argmax(axis=1)
-    changed = dict(feed)
-    for name, array in others.items():
-        changed[name] = np.where(kept, array, array[np.arange(len(array)), first][:, None])
-    if all(np.array_equal(changed[name], array) for name, array in others.items()):
+    filled = {
+        other: np.where(kept, array, array[np.arange(len(array)), first][:, None])
+        for other, array in others.items()
+    }
+    if all(np.array_equal(filled[other], array) for other, array in others.items()):
         return False
     try:
         ready = session(graph.to_bytes(model))
-        pairs = zip(ready.run(None, feed), ready.run(None, changed), strict=True)
+        feeds = (feed, {**feed, **filled}, {**feed, name: np.ones_like(feed[name])})
+        given, hidden, shown = (ready.run(None, one) for one in feeds)
     except ORT_ERRORS:
         return False  # whoever runs it next says why
-    for one, other in pairs:
+    return _agree(given, hidden, kept) and not _agree(given, shown, kept)
+
+
+def _agree(given: list[np.ndarray], found: list[np.ndarray], kept: np.ndarray) -> bool:
+    """Are outputs the same; those of single positions where `kept` is true?"""
+    for one, other in zip(given, found, strict=True):
         if one.shape[:2] == kept.shape and one.ndim >= SEQUENCE:
             one, other = one[kept], other[kept]
         largest = np.abs(one, dtype=np.float64).max(initial=0.0) if one.size else 0.0

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.signature import known_axis
+
 if TYPE_CHECKING:
     from mlcompress.data.dataset import Batch, Dataset
 
 
 def fixed_batch(model: ir.Model) -> int | None:
     """The batch size that the model's inputs declare; None where an input leaves it open."""
-    firsts = [value.shape[0] for value in model.graph.inputs if value.shape is not None and len(value.shape)]
+    firsts = [known_axis(value.shape[0]) for value in model.graph.inputs if value.shape]
     first = firsts[0] if all(isinstance(axis, int) for axis in firsts) and firsts else None
     return first if isinstance(first, int) else None
 

@@ -1,26 +1,49 @@
 """`mlcompress distill`: derive or take a student, and train it to answer as the teacher does."""
 
+from typing import Any
+
 import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.context import Change, Context
+from mlcompress.distill.generations import born_again
 from mlcompress.distill.recipe import DistillRecipe
+from mlcompress.distill.recipe_teachers import TeachersSection
 from mlcompress.distill.simkd import graft
 from mlcompress.distill.student import make_student
+from mlcompress.distill.sweep import sweep
+from mlcompress.train.ensemble import Ensemble
 from mlcompress.train.recover import learn, training_data
 
 
 def run(model: ir.Model, recipe: DistillRecipe, context: Context) -> tuple[ir.Model, Change]:
-    """Train a student of the teacher `model`, which is not changed.
+    """Train a student of the teacher `model`, which is not changed; with `sweep` or `generations` several, of
+    which the best is returned.
 
     Raises:
         UnsupportedError: ops that cannot be trained.
-        DataError: no training samples, or labels that a loss needs are missing.
+        DataError: no training samples, or labels that a loss needs are missing; nothing to choose the best of
+            several students by.
         ModelError: the student's inputs or outputs differ from the teacher's.
     """
+    return sweep(_students, model, recipe, context, "distill")
+
+
+def _students(
+    model: ir.Model, recipe: DistillRecipe, context: Context, label: str
+) -> tuple[ir.Model, Change]:
+    if recipe.distill.generations > 1:
+        return born_again(_distil, model, recipe, context, label)
+    return _distil(model, model, recipe, context, label)
+
+
+def _distil(
+    origin: ir.Model, model: ir.Model, recipe: DistillRecipe, context: Context, label: str
+) -> tuple[ir.Model, Change]:
+    """One student, derived from `origin` and taught by `model`."""
     section, settings = recipe.distill, recipe.train
     data = training_data(context)
-    student = make_student(model, section.student, context)
+    student = make_student(origin, section.student, context)
     grown = graft(student.model, model, section.losses, context.seed)
     learnt = learn(
         student.model,
@@ -30,17 +53,20 @@ def run(model: ir.Model, recipe: DistillRecipe, context: Context) -> tuple[ir.Mo
         losses=grown.losses,
         evaluate=recipe.evaluate,
         epochs=settings.epochs,
-        label="distill",
+        label=label,
         where="distill",
         cache=section.cache,
         frozen=grown.frozen,
+        ensemble=_ensemble(context, section.teachers),
     )
     history = learnt.history
-    before, after = graph.parameters(model), graph.parameters(student.model)
+    before, after = graph.parameters(origin), graph.parameters(student.model)
     details = {
         "student": {**student.description, "params_teacher": before, "params": after, **grown.description},
         "losses": [entry.model_dump(by_alias=True, exclude_none=True) for entry in grown.losses],
+        **_teachers(context, section.teachers),
         "teacher_cache": learnt.is_cached,
+        "teacher_cache_read": learnt.is_read,
         "samples": len(data),
         **history.as_card(),
     }
@@ -57,3 +83,24 @@ def run(model: ir.Model, recipe: DistillRecipe, context: Context) -> tuple[ir.Mo
         skipped=[*student.skipped, *learnt.skipped],
         warnings=[*grown.warnings, *learnt.warnings],
     )
+
+
+def _ensemble(context: Context, section: TeachersSection) -> Ensemble | None:
+    """The teachers of the command; None where TEACHER is the only one and nothing is said of it."""
+    if not context.teachers:
+        return None
+    return Ensemble(context.teachers, section.combine, tuple(section.weights))
+
+
+def _teachers(context: Context, section: TeachersSection) -> dict[str, Any]:
+    """For the card: which teachers, and how they were combined."""
+    if not context.teachers:
+        return {}
+    files = [{"path": one.file, "own_inputs": one.train is not None} for one in context.teachers]
+    told: dict[str, Any] = {"files": files, "combine": section.combine}
+    if section.combine == "weighted":
+        told["weights"] = [weight / sum(section.weights) for weight in section.weights]
+    if section.combine == "confidence":
+        labels = context.train is not None and context.train.labels is not None
+        told["by"] = "labels" if labels else "entropy"
+    return {"teachers": told}

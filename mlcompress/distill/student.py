@@ -1,6 +1,8 @@
-"""The graph to train: narrowed from the teacher's own, or a file with the same inputs and outputs."""
+"""The graph to train: cut from the teacher's own, or one with the same inputs and outputs."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,14 @@ from numpy.typing import NDArray
 
 from mlcompress import graph
 from mlcompress.context import Context
+from mlcompress.data.dataset import Dataset
+from mlcompress.distill.depth import shallower
 from mlcompress.distill.fresh import reinitialise
 from mlcompress.distill.recipe import StudentSection
-from mlcompress.errors import ModelError, UnsupportedError
-from mlcompress.graph.dependency import Family, analyse, remove
+from mlcompress.errors import ModelError, RecipeError, UnsupportedError
+from mlcompress.graph.dependency import Analysis, Family, analyse, remove
 from mlcompress.graph.dependency.widths import multiple, nearest
+from mlcompress.measure.refit import lost, refit
 
 
 @dataclass(frozen=True)
@@ -26,47 +31,97 @@ class Student:
 
 
 def make_student(teacher: ir.Model, section: StudentSection, context: Context) -> Student:
-    """`context.student`, or else a narrow copy of `teacher`, which is not changed.
+    """`context.student`, or else a narrow or shallow copy of `teacher`, which is not changed.
 
     Raises:
         ModelError: a given student's inputs or outputs differ from the teacher's, all differences at once.
-        UnsupportedError: the teacher has nothing that could be narrowed.
+        RecipeError: `units` that the teacher does not have.
+        UnsupportedError: the teacher has nothing that could be narrowed, or no layers to leave out.
     """
     if context.student is not None:
-        _check_interface(context.student, teacher)
-        return Student(context.student, {"source": "file"})
-    return _narrow(teacher, section, context.seed)
+        _check_interface(context.student, teacher, context.taught_outputs)
+        return Student(graph.copy(context.student), {"source": "file"})
+    return _derive(teacher, section, context)
 
 
-def _narrow(teacher: ir.Model, section: StudentSection, seed: int) -> Student:
-    """A copy whose families of channels, heads and hidden units keep about `width` of their units.
+def _derive(teacher: ir.Model, section: StudentSection, context: Context) -> Student:
+    """A copy with a share of the layers, whose families of channels, heads and hidden units keep a share of
+    their units.
 
     Families behind a normalisation go too: their removal is inexact, but the student is trained anyway.
     """
     model = graph.copy(teacher)
+    description: dict[str, Any] = {"source": "teacher", "width": section.share, "weights": section.weights}
+    if section.depth < 1:
+        description |= shallower(model, section.depth)
     analysis = analyse(model)
-    if not analysis.families:
+    widths = _widths(analysis, section)
+    if not widths and section.depth == 1:
         raise UnsupportedError(
             "distill.student: no layer of this model can be narrowed; name a student with --student FILE"
         )
-    statistics = _running_statistics(model)
-    widths, dead = {}, {}
-    for family in analysis.families:
-        block = multiple(family.units, conv=family.conv, round_to=section.round_to)
-        kept = nearest(section.width * family.units, family.units, block)
-        best_first = np.argsort(-_squared_norms(family, model, statistics), kind="stable")
-        dead[family.name] = np.sort(best_first[kept:])
-        widths[family.name] = [family.units, kept]
-    remove(model, analysis, dead)
-    description: dict[str, Any] = {
-        "source": "teacher",
-        "width": section.width,
-        "weights": section.weights,
-        "units": widths,
-    }
+    data = context.calibration or context.train
+    is_fitted = section.reconstruct and section.weights == "inherit" and data is not None
+    fitted = narrow(model, analysis, widths, data if is_fitted else None)
+    description["units"] = {name: [old, new] for name, (old, new) in widths.items()}
     if section.weights == "fresh":
-        description["left_as_inherited"] = reinitialise(model, seed)
+        description["left_as_inherited"] = reinitialise(model, context.seed)
+    elif fitted:
+        description["reconstructed"] = fitted
     return Student(model, description, analysis.left_alone())
+
+
+def _widths(analysis: Analysis, section: StudentSection) -> dict[str, tuple[int, int]]:
+    """Family name -> its units, and how many it keeps.
+
+    Raises RecipeError for a family of `units` that the model does not have, or a count it cannot keep.
+    """
+    planned = section.units
+    units = {family.name: family.units for family in analysis.families}
+    lines = [_no_family(name, units) for name in planned if name not in units]
+    lines += [
+        f"distill.student.units: {name} has {units[name]} units and cannot keep {count}; say 1..{units[name]}"
+        for name, count in planned.items()
+        if name in units and count > units[name]
+    ]
+    if lines:
+        raise RecipeError(*lines)
+    return {
+        family.name: (family.units, planned.get(family.name, _share(family, section)))
+        for family in analysis.families
+    }
+
+
+def _share(family: Family, section: StudentSection) -> int:
+    if section.share == 1:
+        return family.units
+    block = multiple(family.units, conv=family.conv, round_to=section.round_to)
+    return nearest(section.share * family.units, family.units, block)
+
+
+def _no_family(name: str, units: Mapping[str, int]) -> str:
+    close = get_close_matches(name, units, 1)
+    told = f"did you mean {close[0]!r}?" if close else "`mlcompress inspect --groups` shows them"
+    return f"distill.student.units: no family {name!r} in this model; {told}"
+
+
+def narrow(
+    model: ir.Model, analysis: Analysis, widths: Mapping[str, tuple[int, int]], data: Dataset | None = None
+) -> list[str]:
+    """Keep, in place, as many units of each family as `widths` says second: those of the largest norm.
+
+    With `data` the layers that lost inputs are then fitted to what they gave; their names.
+    """
+    statistics, dead = _running_statistics(model), {}
+    for family in analysis.families:
+        best_first = np.argsort(-_squared_norms(family, model, statistics), kind="stable")
+        dead[family.name] = np.sort(best_first[widths[family.name][1] :])
+    if data is None or not any(len(units) for units in dead.values()):
+        remove(model, analysis, dead)
+        return []
+    before, losses = graph.copy(model), lost(model, analysis, dead)
+    remove(model, analysis, dead)
+    return refit(model, before, losses, data)
 
 
 def _squared_norms(family: Family, model: ir.Model, statistics: set[str]) -> NDArray[np.float64]:
@@ -84,11 +139,17 @@ def _running_statistics(model: ir.Model) -> set[str]:
     return {str(value.name) for node in norms for value in node.inputs[3:5] if value is not None}
 
 
-def _check_interface(student: ir.Model, teacher: ir.Model) -> None:
+def _check_interface(student: ir.Model, teacher: ir.Model, more: Collection[str]) -> None:
+    """Outputs that another teacher teaches (`more`) may be there too."""
     ours, theirs = graph.signature(student), graph.signature(teacher)
+    known = {tensor.name for tensor in theirs.outputs}
+    outputs = tuple(tensor for tensor in ours.outputs if tensor.name in known or tensor.name not in more)
     lines = _differences("input", ours.inputs, theirs.inputs) + _differences(
-        "output", ours.outputs, theirs.outputs
+        "output", outputs, theirs.outputs
     )
+    first = [tensor.name for tensor in theirs.outputs]
+    if not lines and [tensor.name for tensor in ours.outputs[: len(first)]] != first:
+        lines = [f"outputs do not begin with {', '.join(first)}"]
     if lines:
         raise ModelError(
             *(f"student: {line}; a student has the teacher's inputs and outputs" for line in lines)

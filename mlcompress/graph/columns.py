@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress.graph.initializers import constant
+
+POSITIONS = 512
+"""Of one sample's feature map, evenly spread, for second moments."""
+MOST_COLUMNS = 8192
+"""Inputs of one output above which a layer's second moments take more than 512 MB."""
+
 
 def attribute(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or its default."""
@@ -68,6 +75,26 @@ def at_columns(node: ir.Node, values: np.ndarray, most: int) -> np.ndarray:
     moved = np.moveaxis(values, 1, -1) if node.op_type == "Conv" else values
     flat = moved.reshape(-1, moved.shape[-1])
     return np.asarray(flat[_spread(len(flat), most)].T)
+
+
+def obstacle(node: ir.Node) -> str | None:
+    """Why what the weight of a node multiplies cannot be told; None where it can."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
+        return f"the inputs of {node.op_type} are not observed, only those of Conv, Gemm and MatMul"
+    source, weight = node.inputs[0], constant(node.inputs[1])
+    if source is None or source.const_value is not None or weight is None:
+        return "its weight is not the second input beside a computed first one"
+    if node.op_type != "Conv" and weight.ndim != 2:
+        return f"its weight has {weight.ndim} axes, 2 are needed"
+    if node.op_type == "Gemm" and attribute(node, "transA", 0):
+        return "its input is transposed"
+    return None
+
+
+def columns(node: ir.Node) -> int:
+    """K: inputs of one output."""
+    shape = np.asarray(constant(node.inputs[1])).shape
+    return int(np.prod(shape[1:])) if node.op_type == "Conv" else int(shape[1 - output_axis(node)])
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -29,6 +29,9 @@ RESOLUTION = 0.02
 """Two sessions of one file may differ throughout a process, by up to 1.6 % where it was tried, which no
 number of repeats averages away. So a difference counts only beyond this share."""
 
+FEWEST = 3
+"""Repeats that a verdict needs."""
+
 ATTEMPTS = 3
 """How often latency is measured before a limit inside the noise counts as missed."""
 
@@ -47,10 +50,14 @@ class Ratio:
     p50: float
     p50_low: float
     p50_high: float
+    repeats: int = FEWEST
 
     @property
     def verdict(self) -> Verdict:
-        """`faster` and `slower` need the whole interval on one side, by more than `RESOLUTION`."""
+        """`faster` and `slower` need the whole interval on one side, by more than `RESOLUTION`, and FEWEST
+        repeats: one alone has no spread."""
+        if self.repeats < FEWEST:
+            return "no measurable difference"
         if self.high < 1 - RESOLUTION:
             return "faster"
         if self.low > 1 + RESOLUTION:
@@ -273,6 +280,7 @@ def _ratio(
         float(np.median(medians)),
         float(medians.min()),
         float(medians.max()),
+        len(minima),
     )
 
 

@@ -14,7 +14,7 @@ from mlcompress import console, graph
 from mlcompress.data.padding import find_mask, real
 from mlcompress.data.samples import batches, take
 from mlcompress.errors import DataError
-from mlcompress.graph.session import ORT_ERRORS, reason
+from mlcompress.graph.session import ORT_ERRORS, reason, session
 
 if TYPE_CHECKING:
     from mlcompress.data.dataset import Dataset
@@ -51,10 +51,10 @@ def fill(model: ir.Model, seen: Mapping[str, Sequence[Statistic]], data: "Datase
         return
     inputs = {value.name for value in model.graph.inputs}
     tapped = [name for name in seen if name not in inputs]
-    session = tapped_session(model, tapped or [str(value.name) for value in model.graph.outputs])
-    outputs = [output.name for output in session.get_outputs()]
+    ready = tapped_session(model, tapped or [str(value.name) for value in model.graph.outputs])
+    outputs = [output.name for output in ready.get_outputs()]
     try:
-        _run(session, outputs, model, data, seen)
+        _run(ready, outputs, model, data, seen)
     except ORT_ERRORS as error:
         raise DataError(
             f"data.calibration: the model cannot be run on these samples: {reason(error)}"
@@ -62,7 +62,7 @@ def fill(model: ir.Model, seen: Mapping[str, Sequence[Statistic]], data: "Datase
 
 
 def _run(
-    session: ort.InferenceSession,
+    ready: ort.InferenceSession,
     outputs: list[str],
     model: ir.Model,
     data: "Dataset",
@@ -70,8 +70,8 @@ def _run(
 ) -> None:
     masked = find_mask(model, data)
     with console.progress("calibrate", len(data)) as advance:
-        for batch in batches(model, data, _batch_size(session, model, data)):
-            arrays = dict(zip(outputs, session.run(outputs, batch.inputs), strict=True)) | batch.inputs
+        for batch in batches(model, data, _batch_size(ready, model, data)):
+            arrays = dict(zip(outputs, ready.run(outputs, batch.inputs), strict=True)) | batch.inputs
             mask = None if masked is None else batch.inputs[masked]
             for name, statistics in seen.items():
                 if not np.isfinite(arrays[name]).all():
@@ -91,13 +91,10 @@ def tapped_session(model: ir.Model, names: Iterable[str]) -> ort.InferenceSessio
     tapped.graph.outputs.clear()
     tapped.graph.outputs.extend(values[name] for name in names)
     graph.remove_unused(tapped)  # onnxruntime would run what no output needs
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(graph.to_bytes(tapped), options, providers=["CPUExecutionProvider"])
+    return session(graph.to_bytes(tapped))
 
 
-def _batch_size(session: ort.InferenceSession, model: ir.Model, data: "Dataset") -> int:
+def _batch_size(ready: ort.InferenceSession, model: ir.Model, data: "Dataset") -> int:
     """Samples that keep the returned activations within BATCH_BYTES."""
-    one = session.run(None, take(model, data, 1))
+    one = ready.run(None, take(model, data, 1))
     return int(max(1, min(64, BATCH_BYTES // max(1, sum(array.nbytes for array in one)))))

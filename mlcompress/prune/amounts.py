@@ -39,27 +39,32 @@ def local(families: list[Ranked], ratio: float) -> dict[str, int]:
 
 
 def global_(families: list[Ranked], ratio: float) -> dict[str, int]:
-    """Units to keep: those above one threshold on score / family mean, chosen to remove `ratio` of all units.
+    """Units to keep: all but the lowest in score / mean |score| of the family; `ratio` of all units goes.
 
     Norms of layers of different fan-in are not comparable; divided by the family's mean they are
-    (Fang et al., "DepGraph", 2023). Rounding moves the sum, so the threshold is searched, not read off.
+    (Fang et al., "DepGraph", 2023). Rounding moves the sum, so how many go is searched, not read off.
     """
-    scaled = [f.scores if f.comparable else f.scores / (f.scores.mean() or 1.0) for f in families]
+    if not families:
+        return {}
+    scaled = [f.scores if f.comparable else f.scores / (np.abs(f.scores).mean() or 1.0) for f in families]
     wanted = sum(family.original for family in families) * (1 - ratio)
-    candidates = np.unique(np.concatenate(scaled)) if scaled else np.empty(0)
+    units = sum(map(len, scaled))
+    # Places in one order of all units, in which equal scores follow the order of the families.
+    order = np.argsort(np.concatenate(scaled), kind="stable")
+    places = np.split(np.argsort(order), np.cumsum([len(scores) for scores in scaled])[:-1])
 
-    def kept(threshold: float) -> dict[str, int]:
-        return {f.name: f.keep(int((s >= threshold).sum())) for f, s in zip(families, scaled, strict=True)}
+    def kept(gone: int) -> dict[str, int]:
+        return {f.name: f.keep(int((at >= gone).sum())) for f, at in zip(families, places, strict=True)}
 
-    low, high = 0, len(candidates)
-    while low < high:  # the first threshold at which few enough are kept
+    low, high = 0, units
+    while low < high:  # the least that must go so that few enough are kept
         middle = (low + high) // 2
-        if sum(kept(candidates[middle]).values()) > wanted:
+        if sum(kept(middle).values()) > wanted:
             low = middle + 1
         else:
             high = middle
-    near = [kept(candidates[i]) for i in (low - 1, low) if 0 <= i < len(candidates)]
-    return min(near, key=lambda counts: abs(sum(counts.values()) - wanted), default={})
+    near = [kept(gone) for gone in (low - 1, low) if gone >= 0]
+    return min(near, key=lambda counts: abs(sum(counts.values()) - wanted))
 
 
 def below(families: list[Ranked], threshold: float) -> dict[str, int]:

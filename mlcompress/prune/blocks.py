@@ -40,12 +40,12 @@ class Layers:
         """Name of each block that is left -> mean score over the samples, the sum's name standing for it."""
         left = blocks(self._model, self._skip)
         score = layer_scores.bind(self._score)
-        totals = dict.fromkeys((block.name for block in left), 0.0)
-        for values in _values(self._model, left, self._data):
+        found: dict[str, list[Array]] = {block.name: [] for block in left}
+        for values in _values(self._model, left, self._data) if left else ():
             for block in left:
                 flow = Flow(_rows(values[block.entry]), _rows(values[block.exit]))
-                totals[block.name] += float(score(flow).sum())
-        return {name: total / len(self._data) for name, total in totals.items()}
+                found[block.name].append(score(flow))
+        return {name: float(np.concatenate(parts).mean()) for name, parts in found.items()}
 
     def prune(self, ratio: float | None, threshold: float | None = None) -> dict[str, float]:
         """Remove the lowest blocks in place until `ratio` of the original ones are gone, or those below the

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mlcompress import graph
 from mlcompress.graph.dependency import Analysis, Family, analyse, remove
 from mlcompress.graph.dependency.widths import multiple
+from mlcompress.measure.refit import Lost, lost
 from mlcompress.prune import amounts
 from mlcompress.prune.amounts import Ranked
 from mlcompress.prune.criteria import COMPARABLE, Group, rank
@@ -17,7 +18,6 @@ from mlcompress.prune.dequantised import for_ranking
 from mlcompress.prune.material import Material
 from mlcompress.prune.observed_channels import Fields, lacking, measure, weights_of
 from mlcompress.prune.recipe import PruneSection
-from mlcompress.prune.refit import Lost, lost
 
 
 class Channels:

@@ -32,14 +32,17 @@ def choose(
     model: ir.Model, names: Sequence[str], material: Material, share: float, rng: np.random.Generator
 ) -> Chosen:
     """Which weights stay: those of the highest scores. `share` of the recipe's ratio goes; with `threshold` a
-    weight stays if its score reaches it; for l1 and l2 the score of a weight is |w|.
+    weight stays if its score reaches it; for l1 and l2 the score of a weight is |w|. What is zero goes first:
+    it costs nothing, and what went at an earlier step is not exchanged for something else.
     The model stays as it is.
     """
     section = material.recipe.prune
     fields = measure(model, names, material)
     if section.criterion.name == "sparsegpt":
         return _swept(model, names, material, share, fields)
-    scores = {name: _scores(model, name, section, fields[name], rng) for name in names}
+    scores = {
+        name: _zeros_first(model, name, _scores(model, name, section, fields[name], rng)) for name in names
+    }
     nodes = {name: reader(model, name) for name in names}
     kept = _kept(scores, nodes, section, share)
     shapes = {name: numbers(model.graph.initializers[name]).shape for name in names}
@@ -64,6 +67,12 @@ def _scores(
         fields = {"squared_products": (given["squared_products"].reshape(units),)}
     group = Group((weight.reshape(units, -1),), 1, rng, **fields)
     return rank(section.criterion, group).reshape(shape)
+
+
+def _zeros_first(model: ir.Model, name: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The scores with -inf for units that are zero altogether."""
+    is_zero = ~numbers(model.graph.initializers[name]).reshape(scores.size, -1).any(axis=1)
+    return np.where(is_zero.reshape(scores.shape), -np.inf, scores)
 
 
 def _kept(

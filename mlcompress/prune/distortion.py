@@ -9,11 +9,12 @@ import onnx_ir as ir
 from mlcompress import console, graph
 from mlcompress.data.dataset import Dataset
 from mlcompress.data.samples import batches
-from mlcompress.errors import DataError
+from mlcompress.errors import DataError, UnsupportedError
 from mlcompress.graph.session import session
 from mlcompress.prune.amounts import Ranked
 
 BATCH = 32
+FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)")
 Curve = list[tuple[int, float]]
 """Width and damage, the greatest width first; damage never falls."""
 
@@ -32,8 +33,9 @@ class Families:
 def curves(families: Families, samples: int, choices: int) -> dict[str, Curve]:
     """Family name -> its damage at up to `choices` widths, on the first `samples` of the data.
 
-    Damage: mean over the float outputs of sum (y - y0)^2 / sum y0^2 over all their elements.
-    Raises DataError without samples.
+    Damage: mean over the float outputs of sum (y - y0)^2 / sum y0^2 over all their elements; infinite where y
+    is not finite or has another shape. Raises DataError without samples, UnsupportedError without float
+    outputs.
     """
     data = families.data
     if data is None:
@@ -62,7 +64,12 @@ def _widths(family: Ranked, choices: int) -> list[int]:
 
 def _outputs(model: ir.Model, data: Dataset) -> list[np.ndarray]:
     run = session(graph.to_bytes(model))
-    wanted = [o.name for o in run.get_outputs() if o.type in ("tensor(float)", "tensor(double)")]
+    wanted = [output.name for output in run.get_outputs() if output.type in FLOATS]
+    if not wanted:
+        raise UnsupportedError(
+            "prune.allocation: sensitivity compares float outputs, and this model has none; use"
+            " `allocation: global`"
+        )
     parts = [run.run(wanted, dict(batch.inputs)) for batch in batches(model, data, BATCH)]
     return [np.concatenate([np.ravel(part[n]) for part in parts]).astype(float) for n in range(len(wanted))]
 
@@ -70,7 +77,8 @@ def _outputs(model: ir.Model, data: Dataset) -> list[np.ndarray]:
 def _distance(reference: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
     ratios = [
         np.square(given - wanted).sum() / max(np.square(wanted).sum(), 1e-30)
+        if given.shape == wanted.shape and np.isfinite(given).all()
+        else np.inf
         for wanted, given in zip(reference, other, strict=True)
-        if given.shape == wanted.shape
     ]
-    return float(np.mean(ratios)) if ratios else 0.0
+    return float(np.mean(ratios))

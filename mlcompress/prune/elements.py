@@ -18,10 +18,10 @@ LARGE = 64
 
 
 def prunable(model: ir.Model, skip: Collection[str]) -> list[str]:
-    """Names of the float weight matrices, in graph order, without those of the nodes in `skip`."""
+    """Names of the float weight matrices, in graph order, without those that a node in `skip` reads."""
     names: dict[str, None] = {}
     for node in model.graph:
-        if node.op_type not in WEIGHT_INPUTS or node.name in skip:
+        if node.op_type not in WEIGHT_INPUTS:
             continue
         first = WEIGHT_INPUTS[node.op_type]
         last = first + (2 if node.op_type in ("LSTM", "GRU", "RNN") else 1)
@@ -32,6 +32,7 @@ def prunable(model: ir.Model, skip: Collection[str]) -> list[str]:
                 and value.const_value is not None
                 and value.name
                 and value.const_value.dtype.is_floating_point()
+                and not any(use.node.name in skip for use in value.uses())
             ):
                 names[value.name] = None
     return list(names)

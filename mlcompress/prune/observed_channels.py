@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from mlcompress.graph.columns import to_rows
+from mlcompress.graph.columns import MOST_COLUMNS, columns, obstacle, to_rows
 from mlcompress.graph.dependency import Analysis, Family
 from mlcompress.graph.dependency.families import Member
 from mlcompress.graph.initializers import constant, numbers
 from mlcompress.measure.tapped import fill
 from mlcompress.prune.criteria import ACTIVATIONS, GRADIENTS, Layer, needs
-from mlcompress.prune.inputs import MOST_COLUMNS, Second, Squares, Units, columns, obstacle
+from mlcompress.prune.inputs import Second, Squares, Units
 from mlcompress.prune.material import Material
 
 Fields = dict[str, Any]
@@ -171,7 +171,7 @@ def _readers(model: ir.Model, analysis: Analysis, family: Family) -> list[_Reade
         if not use.reads or axes is None or use.value is None or value is None:
             continue
         ids = axes[use.value_axis]
-        if ids is None or (value.dtype is not None and value.dtype != ir.DataType.FLOAT):
+        if ids is None or (value.dtype is not None and not value.dtype.is_floating_point()):
             continue
         units = np.where(ids >= 0, unit_of[ids], -1)
         if len(np.unique(units[units >= 0])) == family.units:

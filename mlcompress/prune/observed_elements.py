@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir as ir
 
 from mlcompress.errors import UnsupportedError, shorten
-from mlcompress.graph.columns import from_rows, to_rows
+from mlcompress.graph.columns import MOST_COLUMNS, columns, from_rows, obstacle, to_rows
 from mlcompress.graph.initializers import numbers
 from mlcompress.measure.tapped import fill
 from mlcompress.prune.criteria import ACTIVATIONS, GRADIENTS, INPUTS, criteria, needs
-from mlcompress.prune.inputs import MOST_COLUMNS, Second, Units, columns, obstacle
+from mlcompress.prune.inputs import Second, Units
 from mlcompress.prune.material import Material
 
 Fields = dict[str, np.ndarray]
@@ -84,10 +84,7 @@ def _input_scores(model: ir.Model, names: Sequence[str], material: Material) -> 
     """`activation`: the criterion's score of the input that each weight multiplies."""
     choice = material.recipe.prune.criterion
     nodes = {name: reader(model, name) for name in names}
-    seen = {
-        name: Units(1 if node.op_type == "Conv" else len(_source(node).shape or (0, 0)) - 1)
-        for name, node in nodes.items()
-    }
+    seen = {name: Units(1 if node.op_type == "Conv" else -1) for name, node in nodes.items()}
     fill(model, _by_value(nodes, seen), material.observed())
     found = {}
     for name, node in nodes.items():

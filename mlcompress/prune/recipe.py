@@ -12,6 +12,8 @@ from mlcompress.prune.schedules import Step, schedules
 from mlcompress.recipe.finetune import Finetune
 from mlcompress.recipe.sections import Count, Section, Shared, refuse_unused
 from mlcompress.registry import Choice
+from mlcompress.train.losses import annotation as loss_annotation
+from mlcompress.train.losses import is_labelled
 
 UNITS = ("channel", "head", "hidden")
 """Granularities that remove units of families."""
@@ -44,9 +46,22 @@ class Target(Section):
 class PruneFinetune(Finetune):
     """Train what is left, with `train` settings, to answer as the original did."""
 
+    losses: list[loss_annotation()] | None = Field(  # type: ignore[valid-type]
+        None,
+        min_length=1,
+        description="in place of `soft` and `temperature`: `mlcompress list losses`; hint compares tensors",
+    )
     regularize: regularizers.annotation() | None = Field(  # type: ignore[valid-type]
         None, description="train towards sparsity before the first cut: `mlcompress list regularizers`"
     )
+
+    @model_validator(mode="after")
+    def _one_way_to_learn(self) -> "PruneFinetune":
+        names = [entry.name for entry in self.losses or ()]
+        if "simkd" in names:
+            raise ValueError("losses: simkd gives the model another head, which pruning must not; use hint")
+        given = self.losses is not None
+        return refuse_unused(self, dict.fromkeys(("teacher", "temperature", "soft"), not given))
 
 
 class PruneSection(Section):
@@ -153,7 +168,8 @@ class PruneSection(Section):
             "pattern": self.granularity == "n:m",
             "storage": self.granularity in ZEROS,
         }
-        used |= {"scope": given[0] == "ratio" and not is_layer, "allocation": given[0] == "target"}
+        # A recipe whose target is replaced by a plan, to repeat it, need not drop its allocation.
+        used |= {"scope": given[0] == "ratio" and not is_layer, "allocation": given[0] in ("target", "plan")}
         regularize = self.finetune.regularize if self.finetune is not None else None
         if regularize is not None and regularize.name == "group_lasso" and not is_channel:
             raise ValueError(
@@ -219,10 +235,13 @@ class PruneRecipe(Shared):
     def _an_epoch_for_each_step(self) -> "PruneRecipe":
         if self.prune.finetune is None:
             return self
-        steps = len(self.prune.steps(self.train.epochs))
-        left = self.train.epochs - self.prune.epochs_before(self.train.epochs)
-        if left < steps:
-            raise ValueError(f"train.epochs: {left} epochs for {steps} pruning steps; give one each")
+        epochs, before = self.train.epochs, self.prune.epochs_before(self.train.epochs)
+        steps = len(self.prune.steps(epochs))
+        if epochs - before < steps:
+            told = f" after {before} before the first cut" if before else ""
+            raise ValueError(
+                f"train.epochs: {epochs - before} epochs{told} for {steps} pruning steps; give one each"
+            )
         return self
 
     def needs(self) -> dict[str, bool]:
@@ -231,7 +250,8 @@ class PruneRecipe(Shared):
         finetune, sources = self.prune.finetune, self.prune.measured_on()
         found = {"calibration": False}
         if finetune is not None:
-            found["train"] = finetune.teacher == "none"
+            labelled = any(is_labelled(entry.name) for entry in finetune.losses or ())
+            found["train"] = labelled or finetune.teacher == "none"
         if sources:
             there = [name for name in sources if getattr(self.data, name) is not None]
             found.setdefault(there[0] if there else "train", False)

@@ -74,7 +74,9 @@ def _tune(
     from mlcompress.train.gradients import Movement
 
     executor = Executor(model, purpose="prune")
-    losses = train.finetune_losses(finetune, original, train.training_data(context), recipe.evaluate)
+    losses = finetune.losses or train.finetune_losses(
+        finetune, original, train.training_data(context), recipe.evaluate
+    )
     follows = material is not None and recipe.prune.criterion.name == "movement"
     movement = Movement()
     stop = movement.follow(executor, list(executor.trainable)) if follows else None
@@ -116,7 +118,7 @@ def make_sparse(
         return None
     import torch
 
-    from mlcompress.prune.regularize import Penalty, slices, weights
+    from mlcompress.prune.penalty import Penalty, slices, weights
     from mlcompress.train import recover as train
     from mlcompress.train.executor import Executor
 
@@ -125,7 +127,9 @@ def make_sparse(
     names = [unit for unit in units if isinstance(unit, str)]
     gather = slices(executor, families) if families else weights(executor, names)
     penalty = Penalty(choice, gather, [torch.from_numpy(mask) for mask in doomed])
-    losses = train.finetune_losses(finetune, original, train.training_data(context), recipe.evaluate)
+    losses = finetune.losses or train.finetune_losses(
+        finetune, original, train.training_data(context), recipe.evaluate
+    )
     history = train.recover(
         model,
         original,

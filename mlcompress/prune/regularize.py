@@ -11,20 +11,16 @@ It returns a scalar that is added to the loss.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from mlcompress.registry import Choice, Registry
+from mlcompress.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
-
-    from mlcompress.graph.dependency import Family
-    from mlcompress.train.executor import Executor
 
 regularizers = Registry("regularizer")
 
@@ -60,56 +56,3 @@ def growing_l2(
     (Wang et al., "Neural Pruning via Growing Regularization", 2021)."""
     total = sum(rows[mask].square().sum() for rows, mask in zip(units, doomed, strict=True))
     return strength * step / 2 * total  # type: ignore[return-value]
-
-
-class Penalty:
-    """The chosen regulariser of an executor's present weights; call it once per optimizer step."""
-
-    def __init__(
-        self,
-        choice: Choice,
-        slices: Callable[[], Sequence[Tensor]],
-        doomed: Sequence[Tensor],
-    ) -> None:
-        self._function = regularizers.bind(choice)
-        self._wanted = set(inspect.signature(regularizers[choice.name]).parameters)
-        self._slices, self._doomed, self._step = slices, doomed, 0
-
-    def __call__(self) -> Tensor:
-        units = self._slices()
-        doomed = [mask.to(rows.device) for mask, rows in zip(self._doomed, units, strict=True)]
-        given = {"units": units, "doomed": doomed, "step": self._step}
-        self._step += 1
-        return self._function(**{name: value for name, value in given.items() if name in self._wanted})  # type: ignore[no-any-return]
-
-
-def slices(executor: Executor, families: Sequence[Family]) -> Callable[[], list[Tensor]]:
-    """What gives the present weights of each family, [units, k]: matrices, whoever reads or makes the
-    units."""
-    import torch
-
-    trainable = executor.trainable
-    places = [
-        [
-            (trainable[m.tensor], m.axis, torch.from_numpy(m.index))
-            for m in family.members
-            if m.tensor in trainable and trainable[m.tensor].ndim > 1
-        ]
-        for family in families
-    ]
-
-    def gather() -> list[Tensor]:
-        return [
-            torch.cat(
-                [w.movedim(axis, 0)[index.to(w.device)].flatten(1) for w, axis, index in members], dim=1
-            )
-            for members in places
-        ]
-
-    return gather
-
-
-def weights(executor: Executor, names: Sequence[str]) -> Callable[[], list[Tensor]]:
-    """What gives the present weights of tensors, each weight a unit: [elements, 1]."""
-    trainable = executor.trainable
-    return lambda: [trainable[name].reshape(-1, 1) for name in names]

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.errors import UnsupportedError
+from mlcompress.measure.refit import refit
 from mlcompress.prune import elements, widths
 from mlcompress.prune.blocks import Layers
 from mlcompress.prune.channels import Channels
@@ -16,11 +17,14 @@ from mlcompress.prune.choice import choose
 from mlcompress.prune.material import Material
 from mlcompress.prune.recipe import ZEROS, PruneRecipe, PruneSection
 from mlcompress.prune.recovery import check_trainable, make_sparse, move, recover, settle, unimproved
-from mlcompress.prune.refit import refit
 from mlcompress.prune.storage import store_zeros
 
-TIED = "all are tied to its inputs and outputs, or `skip` names them"
-"""Why no channel can go where no node stands in the way."""
+NONE = {
+    "channel": "all are tied to its inputs and outputs, or `skip` names them",
+    "head": "no attention is recognised in it, or `skip` names it",
+    "hidden": "no width that is normalised over is recognised in it, or `skip` names it",
+}
+"""Why no unit can go where no node stands in the way."""
 PLAIN = (
     "zeros take the bytes and the time of other weights: the CPU provider gains no speed from them, and this"
     " file is smaller only when compressed, or with `storage: auto`"
@@ -53,7 +57,7 @@ def _prune_channels(
     if not channels.families:
         raise UnsupportedError(
             f"prune: no {recipe.prune.granularity} of this model can be removed "
-            f"({_first(channels.skipped) or TIED}); {_instead(model)}"
+            f"({_first(channels.skipped) or NONE[recipe.prune.granularity]}); {_instead(model)}"
         )
     section, before = recipe.prune, graph.parameters(model)
     moved = move(model, material)
@@ -73,7 +77,7 @@ def _prune_channels(
     gone, all_units = sum(old - new for old, new in left.values()), sum(old for old, _ in left.values())
     summary = f"{gone} of {all_units} channels removed, {before:,} -> {graph.parameters(model):,} parameters"
     warnings = [] if gone else ["nothing was removed: rounding or the guards left every family as it was"]
-    warnings += unimproved(histories)
+    warnings += widths.missed(found) + unimproved(histories)
     details = {"families": left, **found, "finetune": [history for history in histories if history]}
     details |= {"reconstructed": list(dict.fromkeys(refitted)), **_how(material, moved, sparser)}
     return Change(summary, details, channels.skipped, warnings)

@@ -57,6 +57,19 @@ def decide(
     return found.keep, facts
 
 
+def missed(facts: Mapping[str, Any]) -> list[str]:
+    """A target that the nearest widths do not meet within TOLERANCE is said; `facts` as of `decide`."""
+    if "target" not in facts:
+        return []
+    name, share, reached = (facts["target"][key] for key in ("of", "share", "reached"))
+    if abs(reached - share) <= targets.TOLERANCE * share or (name == "latency" and reached < share):
+        return []
+    return [
+        f"prune.target: {name} {share:g} was asked for, and {reached:g} is the nearest; a smaller `round_to`"
+        " makes finer steps"
+    ]
+
+
 def _samples(context: Context) -> Dataset | None:
     return next((data for data in (context.calibration, context.validation, context.train) if data), None)
 

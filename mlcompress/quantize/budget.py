@@ -43,6 +43,11 @@ def run_mode(
     layers = named(model, section.weights.layers) if plan is None else planned(model, plan, section.mode)
     if plan is not None or section.budget is None:
         result = mode(model, with_layers(recipe, layers), context, kept)
+        limit = None if section.budget is None else section.budget.limit(graph.file_bytes(model))
+        if limit is not None and (size := graph.file_bytes(result.model)) > limit:
+            raise UnsupportedError(
+                f"quantize.budget: the plan gives {size:,} bytes, {limit:,} are allowed; leave the plan out"
+            )
         return _noted(result, layers)
     return _within(mode, model, recipe, context, kept)
 

@@ -126,7 +126,7 @@ def calibrate(
     base = graph.copy(model)
     fold_batch_norm(base)
     fold_gemm_factors(base)
-    pool_means(base)
+    pool_means(base, kept)
     activation = Activation(section.activations.scheme, section.activations.symmetric)
     opset = WIDE_OPSET if activation.is_wide else PER_CHANNEL_OPSET
     raised = raise_opset(base, opset)

@@ -64,7 +64,7 @@ def _laid_out(codes: Codes) -> _Laid | None:
 
 def _blocks(stored: np.ndarray, factors: list[np.ndarray], shape: tuple[int, ...]) -> _Laid | None:
     """The axis of blocks and the one of their elements together are an axis of the weight."""
-    for axis in range(len(shape)):
+    for axis in range(stored.ndim - 1):
         before, blocks, length = stored.shape[:axis], stored.shape[axis], stored.shape[axis + 1]
         after = stored.shape[axis + 2 :]
         merged, expected = (*before, blocks * length, *after), (*before, blocks, 1, *after)

@@ -1,5 +1,7 @@
 """Prepares a float graph for quantising: folds BatchNormalization and Gemm's factors, raises the opset."""
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 import onnx.version_converter
@@ -72,16 +74,16 @@ def fold_gemm_factors(model: ir.Model) -> None:
     insertion.drop_unread()
 
 
-def pool_means(model: ir.Model) -> list[str]:
+def pool_means(model: ir.Model, kept: Collection[str] = ()) -> list[str]:
     """ReduceMean over all spatial axes of [N, C, H, W, ...] becomes GlobalAveragePool (and Flatten), in
-    place.
+    place; nodes of `kept` stay.
 
     The same numbers, and an op that has an integer kernel. Returns the names of the replaced nodes.
     """
     insertion, replaced = Insertion(model.graph), []
     for node in [node for node in model.graph if node.op_type == "ReduceMean" and not node.domain]:
         value, result = node.inputs[0], node.outputs[0]
-        if value is None or not _over_space(node):
+        if value is None or node.name in kept or not _over_space(node):
             continue
         keeps = attribute(node, "keepdims", 1)
         stem, kind = str(node.name), ir.DataType.FLOAT

@@ -8,6 +8,7 @@ K x K and summed over the samples, stands for all activations.
 import numpy as np
 
 Array = np.ndarray
+_LEAST_SPREAD = 1e-3
 
 
 class Gram:
@@ -41,12 +42,20 @@ class Gram:
     def hessian(self, *, centred: bool, damping: float) -> Array:
         """Y Y' / M + d I, float64 [G, K, K], positive definite; d is `damping` of the diagonal's mean.
 
-        `centred`: without the share of the means, which a corrected bias takes up.
+        `centred`: without the share of the means, which a corrected bias takes up. Where next to nothing is
+        left then (one sample, or all alike) d is `damping` of a thousandth of what was there: the rest is
+        rounding of float32 sums, of either sign.
         """
         second = np.asarray(self._second) / self.count
+        size = _mean_of_diagonal(second)
         if centred:
             mean = np.asarray(self._first) / self.count
             second = second - mean[:, :, None] * mean[:, None, :]
-        size = np.einsum("gkk->g", second) / second.shape[1]
+            size = np.maximum(_mean_of_diagonal(second), _LEAST_SPREAD * size)
         added = np.where(size > 0, damping * size, 1.0)
         return np.asarray(second + added[:, None, None] * np.eye(second.shape[1]))
+
+
+def _mean_of_diagonal(second: Array) -> Array:
+    """Of each group."""
+    return np.asarray(np.einsum("gkk->g", second) / second.shape[1])

@@ -2,7 +2,8 @@
 
 A node runs in 16 bits when its definition allows that and nothing of these holds: it sums or squares many
 numbers (SUMS), it is named by `skip`, it reads a constant that 16 bits do not hold, or a value that may be
-larger than they hold, or makes one. Between the two kinds stand Casts, one for each value and direction.
+larger than they hold, or makes one, or integers are made of what it computes. Between the two kinds stand
+Casts, one for each value and direction.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,6 +29,12 @@ SUMS = (
 """Ops that stay float32. LayerNormalization is not among them: by its definition it computes in float32."""
 BOUNDED = ("Softmax", "Sigmoid", "HardSigmoid", "Tanh", "Softsign", "Erf", "Sin", "Cos", "Sign")
 """Ops whose results are small whatever they read."""
+ARITHMETIC = (
+    *("Add", "Sub", "Mul", "Div", "Floor", "Ceil", "Round", "Min", "Max", "Clip", "Concat"),
+    *("Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Identity"),
+)
+"""Ops by which graphs compute lengths and places in floats, before a Cast makes integers of them again."""
+_INTEGERS = (ir.DataType.INT32, ir.DataType.INT64)
 MARGIN = 4
 """How much larger than in one run values may become in others."""
 _FLOAT = "tensor(float)"
@@ -60,29 +67,32 @@ class Halved:
 
 
 def large_values(model: ir.Model, kind: str, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """The float32 values that come near the largest number of `kind`, or beyond, in a run on `arrays`."""
-    made = [str(value.name) for node in model.graph for value in node.outputs if is_float(value)]
+    """The float32 values, inputs among them, that come near the largest number of `kind`, or beyond, in a run
+    on `arrays`."""
+    outputs = (value for node in model.graph for value in node.outputs)
+    made = [value.name for value in outputs if value.name and is_float(value)]  # "": left out
     found = tapped_session(model, made).run(None, dict(arrays)) if made else []
+    given = {name: array for name, array in arrays.items() if array.dtype == np.float32}
     limit = HALVES[kind].largest / MARGIN
     return [
         name
-        for name, array in zip(made, found, strict=True)
+        for name, array in (*given.items(), *zip(made, found, strict=True))
         if array.size and not np.abs(array).max() <= limit
     ]
 
 
 def halve(model: ir.Model, kind: str, keep: Collection[str] = (), large: Collection[str] = ()) -> Halved:
     """Let the main graph compute in `kind` (fp16 or bf16), in place; nodes that `keep` names stay float32, as
-    do those that make a value of `large`.
+    do those that make or read a value of `large`.
 
     The types of all values must be known. Inputs and outputs keep names and types; so does everything inside
     If, Loop and Scan.
     """
-    found, wide = Halved(), set[ir.Value]()
+    found, wide = Halved(), {value for value in model.graph.inputs if value.name in large}
     insertion = Insertion(model.graph)
     halves: dict[ir.Value, ir.Value] = {}
     made: list[ir.Value] = []
-    opset = model.opset_imports.get("", 1)
+    opset, exact = model.opset_imports.get("", 1), _counting(model.graph)
     for node in list(model.graph):
         wide.update(value for value in node.outputs if value.name in large)
         places, produces = _places(node, opset, kind)
@@ -90,6 +100,8 @@ def halve(model: ir.Model, kind: str, keep: Collection[str] = (), large: Collect
         if not any(is_float(value) for value in node.outputs) or not floats:
             continue
         reason = _obstacle(node, kind, keep, wide, [index for index in floats if index in places], produces)
+        if node in exact:
+            reason = f"integers are made of its results, which {kind} does not hold exactly"
         if reason is not None:
             found.reasons[str(node.name)] = reason
             if not in_domain(node, BOUNDED) and any(_is_wide(value, kind, wide) for value in node.inputs):
@@ -133,6 +145,20 @@ def _obstacle(
     return None
 
 
+def _counting(main: ir.Graph) -> set[ir.Node]:
+    """Arithmetic whose results reach a Cast to 32 or 64-bit integers through nothing but arithmetic."""
+    found = set[ir.Node]()
+    for node in reversed(list(main)):
+        readers = [use.node for value in node.outputs for use in value.uses()]
+        if in_domain(node, ARITHMETIC) and any(one in found or _makes_integers(one) for one in readers):
+            found.add(node)
+    return found
+
+
+def _makes_integers(node: ir.Node) -> bool:
+    return in_domain(node, ("Cast",)) and node.outputs[0].dtype in _INTEGERS
+
+
 def _places(node: ir.Node, opset: int, kind: str) -> tuple[list[int], bool]:
     """Inputs whose type the definition lets be 16-bit, and whether the float outputs then are."""
     has_body = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
@@ -162,12 +188,12 @@ def is_float(value: ir.Value) -> bool:
 
 
 def _fits(array: np.ndarray | None, kind: str) -> bool:
-    """No number becomes infinite, and a single one (an epsilon) does not become 0."""
+    """No number becomes infinite, and they do not all become 0 (an epsilon)."""
     if array is None or array.dtype != np.float32 or array.size == 0:
         return True
     if float(np.abs(array).max()) > HALVES[kind].largest or not np.isfinite(array).all():
         return False
-    return array.size > 1 or bool((array == 0).all() or array.astype(HALVES[kind].type).any())
+    return bool(array.astype(HALVES[kind].type).any() or (array == 0).all())
 
 
 def _is_wide(value: ir.Value | None, kind: str, wide: Collection[ir.Value]) -> bool:

@@ -78,12 +78,14 @@ def place(ready: Calibrated, recipe: QuantizeRecipe, context: Context) -> Placed
     return Placed(integer, form, plain, timings)
 
 
-def calibration(context: Context) -> "Dataset":
-    """The calibration samples, or a message that says what to add."""
+def calibration(
+    context: Context, instead: str = "use `mode: dynamic` or `weight_only`, which need none"
+) -> "Dataset":
+    """The calibration samples, or a message that says what to add, or to do `instead`."""
     if context.calibration is None or len(context.calibration) == 0:
         raise DataError(
             "data.calibration: ranges of activations are taken from samples; add `data: {calibration: {path: "
-            "FILE.npz, samples: 512}}`, or use `mode: dynamic` or `weight_only`, which need none"
+            f"FILE.npz, samples: 512}}}}`, or {instead}"
         )
     return context.calibration
 
@@ -143,7 +145,9 @@ def dynamic(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: fro
     fold_gemm_factors(base)
     details: dict[str, Any] = {}
     if (alpha := section.smoothing) is not None:
-        details["smoothed"] = smooth(base, calibration(context), kept, alpha=alpha, owned=())
+        details["smoothed"] = smooth(
+            base, calibration(context, "leave `smooth` out"), kept, alpha=alpha, owned=()
+        )
     able = [
         n for n in base.graph if in_domain(n, DYNAMIC) and n.name not in kept and dynamic_obstacle(n) is None
     ]

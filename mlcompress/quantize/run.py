@@ -16,7 +16,7 @@ from mlcompress.measure.stored import check_stored
 from mlcompress.quantize.budget import Mode, run_mode
 from mlcompress.quantize.compute import cast, weight_only
 from mlcompress.quantize.kernels import missing
-from mlcompress.quantize.modes import Result, dynamic, static
+from mlcompress.quantize.modes import Result, calibration, dynamic, static
 from mlcompress.quantize.qat import qat
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.refuse import refuse_quantised
@@ -40,7 +40,7 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
         DataError: samples that the recipe needs are missing.
         RecipeError: a `skip` pattern or a plan does not fit the model.
     """
-    refuse_quantised(model)
+    check(model, recipe, context)
     kept = frozenset(graph.skipped_nodes(model, recipe.skip))
     with nullcontext() if is_small(model) else spilling(context.folder):
         result = run_mode(MODES[recipe.quantize.mode], model, recipe, context, kept)
@@ -52,18 +52,31 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
     return result.model, _change(model, recipe, context, result)
 
 
+def check(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> None:
+    """Raises UnsupportedError for a model that is quantised already, DataError where samples are missing."""
+    refuse_quantised(model)
+    if "calibration" in recipe.needs():
+        calibration(context)
+
+
 def _change(model: ir.Model, recipe: QuantizeRecipe, context: Context, result: Result) -> Change:
     section = recipe.quantize
     before, after = graph.file_bytes(model), graph.file_bytes(result.model)
     stored, arrays = result.stored, feed(model, context)
     check_dequantized(result.model, stored.dequantized, arrays)
-    kernels = check_stored(result.model, stored.codes, arrays, stored.opset, context.folder).ops
+    opset = None if stored.dequantized else stored.opset  # DequantizeLinear may need the newer one
+    kernels = check_stored(result.model, stored.codes, arrays, opset, context.folder).ops
     warnings = [f"quantize: the file grows from {before} to {after} bytes"] if after >= before else []
     if not recipe.times_its_target:
         warnings.append(UNTIMED)
     elif result.integer and section.target == "cpu":
         ops = Counter(node.op_type for node in _nodes_named(model, result.integer))
         warnings += [f"quantize: {line}" for line in missing(kernels, ops)]
+    if section.mode in ("static", "qat") and not result.integer and section.activations.scheme != "float":
+        warnings.append(
+            "quantize: no layer computes with integers, weights alone take fewer bits: by the rules integers "
+            "would be slower here; `placement: measured` times it"
+        )
     convs = sum(node.op_type == "Conv" for node in _nodes_named(model, result.reasons))
     if section.mode == "dynamic" and convs:
         warnings.append(
@@ -89,16 +102,17 @@ def _change(model: ir.Model, recipe: QuantizeRecipe, context: Context, result: R
 
 def _summary(model: ir.Model, recipe: QuantizeRecipe, result: Result) -> str:
     section, parts = recipe.quantize, []
-    scheme = section.weights.chosen(section.mode).name
+    differ = bool(result.details.get("plan", {}).get("layers"))
+    scheme = "" if differ else f"{section.weights.chosen(section.mode).name} "
     if result.integer:
         ops = Counter(node.op_type for node in _nodes_named(model, result.integer))
         listed = ", ".join(f"{count} {op}" for op, count in sorted(ops.items()))
-        how = f"MatMulNBits {scheme}" if section.compute == "nbits" else f"{section.mode} int8"
+        how = f"MatMulNBits {scheme}".strip() if section.compute == "nbits" else f"{section.mode} int8"
         parts.append(f"{how}: {listed}")
     if result.stored.forms:
         counts = Counter(result.stored.forms.values())
         listed = ", ".join(f"{count} as {form}" for form, count in sorted(counts.items()))
-        parts.append(f"{scheme} weights stored: {listed}")
+        parts.append(f"{scheme}weights stored: {listed}")
     return "; ".join(parts)
 
 

@@ -63,7 +63,8 @@ def _text(finding: dict[str, Any], path: KeyPath, value: Any, schema: dict[str, 
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return f"is a section with keys of its own (got {_short(finding['input'])}); write {{key: value}}"
     if kind == "too_short":
-        return "is empty; name at least one"
+        held, least = context["actual_length"], context["min_length"]
+        return f"is empty; name at least {least}" if held == 0 else f"has {held}; name at least {least}"
     message = str(finding["msg"]).removeprefix("Value error, ")
     return f"{message[:1].lower()}{message[1:]} (got {_short(finding['input'])}); change it"
 

@@ -286,6 +286,16 @@ class Shared(Section):
     skip: list[str] = Field([], description='globs on node or tensor names, or an op type: ["fc", "op:Gemm"]')
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of everything random")
 
+    @model_validator(mode="after")
+    def _drops_are_shares(self) -> "Shared":
+        shares = self.evaluate.metric in ("top1", "top5", "f1", "agreement")
+        if shares and self.gate.max_drop is not None and self.gate.max_drop > 1:
+            raise ValueError(
+                f"gate.max_drop: {self.evaluate.metric} is a share, {self.gate.max_drop:g} would allow all;"
+                f" write {self.gate.max_drop / 100:g} for {self.gate.max_drop:g} points"
+            )
+        return self
+
     def needs(self) -> dict[str, bool]:
         """Data entries that the stage cannot do without, and whether they must have labels."""
         return {}

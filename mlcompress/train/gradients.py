@@ -12,6 +12,7 @@ from torch.nn import functional
 from mlcompress import console, graph
 from mlcompress.data.dataset import Dataset
 from mlcompress.data.samples import batches
+from mlcompress.errors import UnsupportedError
 from mlcompress.graph.session import session
 from mlcompress.recipe.sections import Evaluate
 from mlcompress.train.batches import TorchBatch, to_torch
@@ -42,10 +43,16 @@ def sample_loss(
     Distillation towards the original will not do: before the first cut the model is the original, and every
     gradient zero. Outputs that hold no class logits are projected on random directions: the mean square of
     such gradients is the curvature of the squared distance to the original's outputs (Gauss-Newton).
+    Raises UnsupportedError without a float output.
     """
     output = find_output(model, evaluate.output, "evaluate.output")
     if not has_logits(output):
         names = [tensor.name for tensor in graph.signature(model).outputs if tensor.dtype.kind == "f"]
+        if not names:
+            raise UnsupportedError(
+                f"prune.criterion: no gradient passes {output.name}, which holds no float numbers;"
+                " use l2, which needs no gradients"
+            )
         return SampleLoss((), "random directions of the outputs", _projection(names, seed))
     name = logits_value(output, "evaluate.output")
     if data.labels is not None and data.labels.dtype.kind in "iu" and data.labels.ndim == 1:

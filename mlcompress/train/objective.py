@@ -7,8 +7,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from mlcompress import processes
 from mlcompress.errors import DataError
 from mlcompress.train.batches import TorchBatch
+from mlcompress.train.ensemble import Ensemble
 from mlcompress.train.logits import find_output
 from mlcompress.train.losses import LossEntry
 from mlcompress.train.losses.entry import LABELS, LOGITS
@@ -18,6 +20,8 @@ TeacherCall = Callable[[TorchBatch], Mapping[str, Tensor]]
 
 _SPATIAL = {"hint", "attention"}
 _OVER_THE_BATCH = {"dist", "pkt"}
+_ACROSS = {*_OVER_THE_BATCH, "similarity", "rkd", "contrastive"}
+"""Losses on more than one sample at a time."""
 _FEW = 32
 """Samples below which correlations over the batch are mostly noise (a rule of thumb)."""
 
@@ -31,9 +35,15 @@ class Objective:
     """
 
     def __init__(
-        self, entries: Sequence[LossEntry], student: ir.Model, teacher: ir.Model, *, where: str
+        self,
+        entries: Sequence[LossEntry],
+        student: ir.Model,
+        teacher: ir.Model,
+        *,
+        where: str,
+        ensemble: Ensemble | None = None,
     ) -> None:
-        """Resolve the values of every entry in both graphs.
+        """Resolve the values of every entry in both graphs; with `ensemble`, in those of all its teachers.
 
         Raises:
             DataError: no entries, so that there is nothing to learn from.
@@ -43,11 +53,14 @@ class Objective:
         if not entries:
             raise DataError(f"{where}: nothing to learn from: neither a teacher nor labels are used")
         self._terms = [
-            resolve(entry, student, teacher, f"{where}[{number}] ({entry.name})")
+            resolve(entry, student, teacher, place)
+            if ensemble is None
+            else ensemble.resolve(entry, student, place)
             for number, entry in enumerate(entries)
+            for place in [f"{where}[{number}] ({entry.name})"]
         ]
         self.student_values = _distinct(term.student for term in self._terms)
-        self.teacher_values = _distinct(term.teacher for term in self._terms if term.asks_teacher)
+        self.teacher_values = _distinct(key for term in self._terms for key in term.teacher_values)
         self.labelled = _distinct(term.entry.name for term in self._terms if term.needs & LABELS)
         self.notes = _distinct(
             f"{term.where}: the output ends in Softmax; its input {term.student} is used as logits"
@@ -94,7 +107,7 @@ class Objective:
         generator = torch.Generator().manual_seed(seed)
         for term in self._terms:
             if term.asks_teacher:
-                term.build(outputs[term.student], taught[term.teacher], samples, generator)
+                term.build(outputs[term.student], term.heard(taught, batch), samples, generator)
         before = {name: value.clone() for name, value in self.parts.state_dict().items()}
         for term in self._terms:
             term(outputs, taught, mixture)
@@ -114,6 +127,10 @@ class Objective:
                 lines.append(
                     f"{term.where}: compares over the batch, and train.batch_size is {batch_size};"
                     f" {_FEW} or more are better"
+                )
+            if name in _ACROSS and processes.count() > 1:
+                lines.append(
+                    f"{term.where}: compares the samples of a batch, and each process sees only its own"
                 )
         return lines
 

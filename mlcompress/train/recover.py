@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor
+from torch import nn
 
 from mlcompress import console, graph
 from mlcompress.context import Context
@@ -21,7 +21,8 @@ from mlcompress.recipe.finetune import Finetune
 from mlcompress.recipe.sections import Evaluate, TrainSection
 from mlcompress.train import metrics
 from mlcompress.train.batches import to_torch
-from mlcompress.train.device import is_first_process
+from mlcompress.train.device import first_process_first
+from mlcompress.train.ensemble import Ensemble, Running
 from mlcompress.train.executor import Executor
 from mlcompress.train.logits import find_output, has_logits
 from mlcompress.train.loop import Loss, fit
@@ -48,7 +49,7 @@ def recover(
     after_step: Callable[[], None] | None = None,
     frozen: Collection[str] = (),
     executor: Executor | None = None,
-    penalty: Callable[[], Tensor] | None = None,
+    penalty: nn.Module | None = None,
     facts: str = "",
 ) -> History:
     """Fine-tune `model` in place towards `teacher`, usually its own original.
@@ -63,7 +64,8 @@ def recover(
         losses: default: 0.9 soft (T 4) + 0.1 hard; without labels soft only; mse for regression metrics.
         after_step: re-applies masks to `executor.trainable`.
         executor: of `model`, where the caller needs it for `after_step`; made here by default.
-        penalty: added to the loss of every step; then the last weights are kept, because the first would win.
+        penalty: without arguments it gives what is added to the loss of every batch; its buffers are part of
+            the state. The last weights are kept then, because the first would win.
         facts: whatever else the course of training depends on; a state of other facts is not resumed.
 
     Raises:
@@ -98,6 +100,8 @@ class Learnt:
     history: History
     is_cached: bool
     """Whether the teacher's values were read from a cache."""
+    is_read: bool
+    """Whether an earlier run had written that cache."""
     skipped: list[dict[str, str]]
     warnings: list[str]
 
@@ -118,21 +122,23 @@ def learn(
     after_step: Callable[[], None] | None = None,
     frozen: Collection[str] = (),
     executor: Executor | None = None,
-    penalty: Callable[[], Tensor] | None = None,
+    penalty: nn.Module | None = None,
     facts: str = "",
+    ensemble: Ensemble | None = None,
 ) -> Learnt:
     """Train `student` in place on `context.train` by `losses`, and check that `teacher` stayed as it was.
 
     `cache`: keep teacher values by sample id, in a folder, or with True in `context.state_dir` where they are
     at most `LARGEST_CACHE`. That needs inputs that never change: with `settings.augment` the teacher runs on
-    every batch whatever `cache` says. `where` begins messages about losses.
+    every batch whatever `cache` says. `where` begins messages about losses. `ensemble`: all teachers, the
+    first of which is `teacher`; by default it is the only one.
 
     Raises:
         UserError: a loss that cannot be computed on the first samples; nothing was trained.
     """
     data = training_data(context)
     trained = executor or Executor(student, purpose=where)
-    objective = Objective(losses, student, teacher, where=f"{where}.losses")
+    objective = Objective(losses, student, teacher, where=f"{where}.losses", ensemble=ensemble)
     for note in objective.notes:
         console.say(note)
     if objective.labelled and not data.has_labels:
@@ -140,15 +146,14 @@ def learn(
         raise DataError(f"{where}.losses: {names} needs labels; name the `label` of data.train, or drop it")
     validation = context.validation if context.validation is not None and len(context.validation) else None
     judge = None if validation is None else _Judge(teacher, validation, evaluate, settings.threads)
-    online, why = None, ""
-    if objective.teacher_values:
-        online = Teacher(teacher, objective.teacher_values, threads=settings.threads)
+    online, why = _online(teacher, ensemble, objective, settings, context.seed), ""
     objective.taught_by(online)
     warnings = _prepare(objective, trained, data, settings, context.seed)
     is_cached = online is not None and bool(cache) and not settings.augment
     if online is not None and is_cached:
         limit = inf if isinstance(cache, str) else LARGEST_CACHE
-        why = online.cache(data, _cache_folder(cache, context), limit=limit)
+        with first_process_first(settings):
+            why = online.cache(data, _cache_folder(cache, context), limit=limit)
     history = fit(
         trained,
         objective if penalty is None else _penalised(objective, penalty),
@@ -163,16 +168,39 @@ def learn(
         frozen=frozen,
         after_step=after_step,
         taps=objective.student_values,
-        beside=objective.parts,
-        before_epoch=objective.start_epoch,
+        beside=objective.parts if penalty is None else nn.ModuleList([objective.parts, penalty]),
+        before_epoch=lambda epoch: _start_epoch(epoch, objective, online),
         keep_initial=keep_initial,
-        key=_key(teacher, losses, evaluate, facts),
+        key=_key(teacher, losses, evaluate, [facts] * bool(facts) + (ensemble.facts() if ensemble else [])),
     )
     if online is not None:
         online.check_unchanged()
     trained.write_back()
     skipped = [{"name": "teacher cache", "reason": why}] if why else []
-    return Learnt(history, is_cached and not why, skipped, warnings)
+    is_kept = is_cached and not why
+    return Learnt(history, is_kept, is_kept and online is not None and online.is_read, skipped, warnings)
+
+
+def _online(
+    teacher: ir.Model,
+    ensemble: Ensemble | None,
+    objective: Objective,
+    settings: TrainSection,
+    seed: int,
+) -> Teacher | Running | None:
+    """What gives the teachers' values; None where no loss asks for any."""
+    values = objective.teacher_values
+    if not values:
+        return None
+    if ensemble is None:
+        return Teacher(teacher, values, threads=settings.threads)
+    return ensemble.start(values, threads=settings.threads, changes=settings.augment, seed=seed)
+
+
+def _start_epoch(epoch: int, objective: Objective, online: Teacher | Running | None) -> None:
+    objective.start_epoch(epoch)
+    if isinstance(online, Running):
+        online.start_epoch(epoch)
 
 
 def _prepare(
@@ -187,7 +215,7 @@ def _prepare(
     return objective.warnings(outputs, settings.batch_size)
 
 
-def _penalised(objective: Objective, penalty: Callable[[], Tensor]) -> Loss:
+def _penalised(objective: Objective, penalty: nn.Module) -> Loss:
     return lambda outputs, batch: objective(outputs, batch) + penalty()
 
 
@@ -253,16 +281,14 @@ def finetune_losses(
 
 def _cache_folder(cache: bool | str, context: Context) -> Path | None:
     """Where teacher values are kept; None: in memory."""
-    if not is_first_process():
-        return None
     if isinstance(cache, str):
         return Path(cache)
     return None if context.state_dir is None else context.state_dir / "teacher"
 
 
-def _key(teacher: ir.Model, losses: Sequence[LossEntry], evaluate: Evaluate, facts: str) -> str:
+def _key(teacher: ir.Model, losses: Sequence[LossEntry], evaluate: Evaluate, facts: list[str]) -> str:
     """Hash of what the course of training depends on beside data, settings, seed and first weights."""
     parts = [hashlib.sha256(graph.to_bytes(teacher)).hexdigest(), evaluate.model_dump_json()]
     parts += [one.model_dump_json() for one in losses]
-    parts += [facts] if facts else []
+    parts += facts
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mlcompress.errors import UserError
+from mlcompress.errors import DivergedError
 
 
 @dataclass
@@ -44,12 +44,12 @@ class Selection:
         """Record the metric of `tensors` after `epoch`, and copy them if they are the best; None keeps any.
 
         Raises:
-            UserError: the metric is not a finite number.
+            DivergedError: the metric is not a finite number.
         """
         history = self.history
         if metric is not None:
             if not math.isfinite(metric):
-                raise UserError(
+                raise DivergedError(
                     f"train: the validation metric is {metric} after epoch {epoch}; lower train.optimizer.lr,"
                     " or set train.clip: 1.0"
                 )

@@ -48,6 +48,8 @@ class Teacher:
         self._session = _session(model, self.values, threads)
         self._executor: Executor | None = None
         self._cache: dict[str, np.ndarray] = {}
+        self.is_read = False
+        """Whether the cache came from files that an earlier run had written."""
 
     def __call__(self, batch: TorchBatch) -> dict[str, Tensor]:
         """The wanted values of `batch`, on its device: cached ones by id, else computed from its inputs.
@@ -98,12 +100,18 @@ class Teacher:
         facts = self._facts(data)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         kept = None if folder is None else _read(folder, key, facts)
+        self.is_read = kept is not None
         if kept is None:
             kept = self._compute(data)
             if folder is not None:
                 _write(folder, key, facts, kept)
         self._cache = dict(zip(self.values, kept, strict=True))
         return ""
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether values are read by sample id, so that the inputs of a batch mean nothing."""
+        return bool(self._cache)
 
     def check_unchanged(self) -> None:
         """Raise RuntimeError (a bug) if training touched the teacher, say through a shared weight."""

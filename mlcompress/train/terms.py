@@ -8,15 +8,16 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from mlcompress import processes
 from mlcompress.errors import DataError, ModelError, RecipeError, UnsupportedError, shorten
 from mlcompress.train.adapters import Adapter, Heads, check_ranks, shapes
 from mlcompress.train.batches import TorchBatch
-from mlcompress.train.device import processes
 from mlcompress.train.labels import distribution, single
 from mlcompress.train.logits import find_output, logits_value
 from mlcompress.train.losses import FeatureEntry, LossEntry, losses, needs
 from mlcompress.train.losses.entry import LOGITS, TAUGHT
 from mlcompress.train.memory import MemoryBank
+from mlcompress.train.panel import Panel
 
 Values = Mapping[str, Tensor]
 """By name of output or tensor."""
@@ -34,11 +35,24 @@ class Term:
     mask: str | None = None
     columns: tuple[int, ...] = ()
     """The teacher's class for each of the student's; () where they are the same."""
+    panel: Panel | None = None
+    """Makes one answer of several teachers'; None where there is one."""
     parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
 
     @property
     def asks_teacher(self) -> bool:
         return bool(self.needs & TAUGHT)
+
+    @property
+    def teacher_values(self) -> tuple[str, ...]:
+        """What it reads of what the teachers gave."""
+        if not self.asks_teacher:
+            return ()
+        return (self.teacher,) if self.panel is None else tuple(s.key for s in self.panel.sources)
+
+    def heard(self, taught: Values, batch: TorchBatch) -> Tensor:
+        """The teacher's value, or that of all teachers together."""
+        return taught[self.teacher] if self.panel is None else self.panel(taught, batch)
 
     def __call__(self, outputs: Values, taught: Values, batch: TorchBatch) -> Tensor:
         """The loss of one batch, without its weight; float32 whatever the precision of the graph.
@@ -60,7 +74,7 @@ class Term:
         if "target" in self.needs:
             given["target"] = single(batch, student.shape[1], self.where)
         if self.asks_teacher:
-            given |= self._taught(student, taught[self.teacher].to(student.device).float(), batch)
+            given |= self._taught(student, self.heard(taught, batch).to(student.device).float(), batch)
         function = losses.bind(self.entry)
         value: Tensor = function(**{name: given[name] for name in self.needs})
         return value
@@ -77,7 +91,7 @@ class Term:
         if "bank" in self.needs:
             if samples < 2:
                 raise DataError(f"{self.where}: needs other samples to compare with; add training data")
-            if processes() > 1:  # each would remember its own samples only
+            if processes.count() > 1:  # each would remember its own samples only
                 raise UnsupportedError(
                     f"{self.where}: has one memory; use `contrastive` with several processes"
                 )
@@ -130,8 +144,10 @@ class Term:
         return mask
 
 
-def resolve(entry: LossEntry, student: ir.Model, teacher: ir.Model, where: str) -> Term:
-    """Find the values of `entry` in both graphs.
+def resolve(
+    entry: LossEntry, student: ir.Model, teacher: ir.Model, where: str, *, teacher_output: str | None = None
+) -> Term:
+    """Find the values of `entry` in both graphs; `teacher_output` where the teacher has another name for it.
 
     Raises:
         RecipeError: an output, tensor or mask that a graph does not have, class numbers it cannot have.
@@ -147,7 +163,9 @@ def resolve(entry: LossEntry, student: ir.Model, teacher: ir.Model, where: str) 
             made = [str(v.name) for node in model.graph for v in node.outputs if v.name]
             _check_name(name, made, f"{where}.{key}", f"tensor in the {key}'s graph")
         return Term(entry, wanted, *names, where, mask)
-    own, other = (find_output(model, entry.output, f"{where}.output") for model in (student, teacher))
+    own = other = find_output(student, entry.output, f"{where}.output")
+    if wanted & TAUGHT:
+        other = find_output(teacher, teacher_output or entry.output, f"{where}.output")
     names = (str(own.name), str(other.name))
     if wanted & LOGITS:
         names = (logits_value(own, where), logits_value(other, where))

@@ -102,7 +102,8 @@ CASES: list[tuple[str, Callable[[], None], list[str], str]] = [
     ("baseline of another task", lambda: (onnx.save(onnx.parser.parse_model(OTHER), "other.onnx"), _append("r.yaml", PRUNE + "gate: {baseline: other.onnx, max_drop: 1}\n"))[1], [], "gate.baseline: other.onnx takes x float32, the model takes image float32"),
     ("unknown output to judge", recipe(PRUNE + "evaluate: {output: nope}\n"), [], "evaluate.output: no output 'nope'; choose one of logits"),
     ("two values in one --set", recipe(PRUNE), ["--set", "prune.ratio=0.4\nfoo: 3"], "is more than one value"),
-    ("more teachers", recipe(""), ["distill", "teacher.onnx", "-t", "teacher.onnx"], "--teacher: several teachers are not in this version"),
+    ("a drop of more than everything", recipe(PRUNE + "gate: {max_drop: 1.5}\n"), [], "write 0.015 for 1.5 points"),
+    ("more teachers", recipe(""), ["distill", "teacher.onnx", "-t", "teacher.onnx"], "--teacher: teacher.onnx is given twice; name it once"),
     ("two students", recipe("distill: {student: {file: teacher.onnx}}\n"), ["distill", "teacher.onnx", "--student", "teacher.onnx"], "--student: distill.student.file names a student too"),
     ("output of another format", recipe(PRUNE), ["-o", "out.tflite"], "out.tflite: "),
     ("recipe missing", recipe(PRUNE), ["-r", "no.yaml"], "no.yaml: cannot read the recipe (No such file or directory)"),
@@ -182,3 +183,21 @@ def test_all_problems_of_the_data_are_told_at_once(inside: Path, capsys: pytest.
     lines = capsys.readouterr().err.strip().splitlines()
     assert any("train.npz" in line for line in lines)
     assert any("val.npz" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "z.onnx"], "data.calibration: ranges of activations are taken from samples"),
+        (["-o", "nodir/z.onnx"], "the folder nodir does not exist"),
+        (["-o", "teacher.onnx"], "is read by this command and would be overwritten"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    arguments: list[str], message: str, inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("r.yaml").write_text("quantize: {}\n")
+    before = sorted(inside.rglob("*"))
+    assert _status(["quantize", "teacher.onnx", "-r", "r.yaml", "-n", *arguments]) == Exit.CANNOT_RUN
+    assert message in capsys.readouterr().err
+    assert sorted(inside.rglob("*")) == before

@@ -14,15 +14,16 @@ from mlcompress.context import Change, Context
 from mlcompress.data.dataset import Dataset, from_arrays
 from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.distill.run import run
+from mlcompress.graph.insert import Insertion
 from mlcompress.recipe.load import load
 from tests import task
 from tests.conftest import ROOT
 
 TAPS = {"relu_12": "r3", "relu_8": "r2", "mean": "features"}
 """Tensors that the recipes name -> those of the task's net."""
-RATES = {"distill-simkd": 0.5}
-"""Its loss alone is small: a mean over all numbers of a map."""
-ELSEWHERE = {"distill-soft", "distill-fresh-student", "distill-embedding"}
+RATES = {"distill-simkd": 0.5, "distill-dkd": 0.001}
+"""The loss of the first alone is small, a mean over all numbers of a map; the second is strong (see its recipe)."""
+ELSEWHERE = {"distill-soft", "distill-fresh-student", "distill-embedding", "distill-ensemble"}
 """Run by their command lines in tests/recipe."""
 RECIPES = sorted({path.stem for path in (ROOT / "recipes").glob("distill-*.yaml")} - ELSEWHERE)
 TRANSFORMER = """
@@ -76,6 +77,24 @@ def teacher() -> ir.Model:
     return model
 
 
+def deeper(model: ir.Model) -> ir.Model:
+    """Two residual layers where `model` has one; the second adds little."""
+    made = graph.copy(model)
+    insertion, end = Insertion(made.graph), next(v for n in made.graph for v in n.outputs if v.name == "r2")
+    little = np.random.default_rng(0).normal(size=(16, 16, 3, 3)).astype(np.float32) / 1000
+    attributes = {"kernel_shape": [3, 3], "pads": [1] * 4}
+    conv = insertion.node(
+        "Conv", [end, insertion.constant("more", little)], "c", ir.DataType.FLOAT, attributes=attributes
+    )
+    total = insertion.node("Add", [conv.outputs[0], end], "t", ir.DataType.FLOAT)
+    relu = insertion.node("Relu", [total.outputs[0]], "r", ir.DataType.FLOAT)
+    (reader,) = [node for node, _ in end.uses() if node is not conv and node is not total]
+    made.graph.insert_before(reader, [conv, total, relu])
+    reader.replace_input_with(0, relu.outputs[0])
+    graph.infer_shapes(made)
+    return made
+
+
 def data(count: int, seed: int) -> Dataset:
     image, labels = task.samples(count, seed)
     return from_arrays({"image": image}, labels, name="data.train")
@@ -109,7 +128,9 @@ def test_a_recipe_trains(
     for path in (ROOT / "recipes").glob("*.yaml"):
         shutil.copy(path, tmp_path)
     monkeypatch.chdir(tmp_path)
-    model = transformer() if recipe == "distill-transformer" else teacher
+    model = {"distill-transformer": transformer, "distill-depth": lambda: deeper(teacher)}.get(
+        recipe, lambda: teacher
+    )()
     result, change, loaded = trained(recipe, model)
     assert [row["name"] for row in change.details["losses"]] == [loss.name for loss in loaded.distill.losses]
     image, labels = task.samples(200, 9)

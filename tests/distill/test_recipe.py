@@ -16,9 +16,9 @@ def recipe(distill: dict[str, Any]) -> DistillRecipe:
 
 def test_defaults() -> None:
     section = recipe({}).distill
-    assert (section.student.width, section.student.weights, section.cache) == (0.5, "inherit", True)
+    assert (section.student.share, section.student.weights, section.cache) == (0.5, "inherit", True)
     assert [(one.name, one.weight) for one in section.losses] == [("soft", 0.9), ("hard", 0.1)]
-    assert section.losses[0].options() == {"temperature": 4.0}
+    assert section.losses[0].options() == {"temperature": 4.0, "confidence": 0.0}
 
 
 def test_forms_of_students_and_losses() -> None:
@@ -31,10 +31,28 @@ def test_forms_of_students_and_losses() -> None:
 @pytest.mark.parametrize(
     ("distill", "place", "words"),
     [
-        ({"student": {"depth": 0.5}}, ("distill", "student", "depth"), "is not available in this version"),
-        ({"generations": 3}, ("distill", "generations"), "is not available in this version"),
-        ({"sweep": {"temperature": [2, 4]}}, ("distill", "sweep"), "is not available in this version"),
-        ({"teachers": {"combine": "weighted"}}, ("distill", "teachers", "combine"), "'mean'"),
+        ({"student": {"depth": 0}}, ("distill", "student", "depth"), "greater than 0"),
+        (
+            {"student": {"weights": "fresh", "reconstruct": False}},
+            ("distill", "student"),
+            "no effect with `weights",
+        ),
+        ({"student": {"kwargs": {"a": 1}}}, ("distill", "student"), "kwargs would have no effect"),
+        ({"student": {"factory": "a:b", "depth": 0.5}}, ("distill", "student"), "exclude each other"),
+        ({"generations": 0}, ("distill", "generations"), "greater than or equal to 1"),
+        ({"sweep": {}}, ("distill", "sweep"), "nothing to vary"),
+        ({"sweep": {"temperature": []}}, ("distill", "sweep", "temperature"), "at least 1"),
+        ({"sweep": {"temprature": [2, 4]}}, ("distill",), "sweep.temprature: none of the losses has it"),
+        ({"sweep": {"hard.temperature": [2]}}, ("distill",), "choose from soft.weight, soft.temperature"),
+        ({"sweep": {"temperature": [2, 0]}}, ("distill",), "sweep.temperature: 0: Input should be greater"),
+        ({"teachers": {"combine": "vote"}}, ("distill", "teachers", "combine"), "'mean'"),
+        ({"teachers": {"combine": "weighted"}}, ("distill", "teachers"), "weighted needs `weights`"),
+        ({"teachers": {"weights": [1, 2]}}, ("distill", "teachers"), "weights would have no effect here"),
+        (
+            {"teachers": {"each": [{"file": "a"}, {"file": "a"}]}},
+            ("distill", "teachers"),
+            "a is named twice",
+        ),
         ({"losses": []}, ("distill", "losses"), "at least 1"),
         ({"student": {"width": 0}}, ("distill", "student", "width"), "greater than 0"),
         ({"student": {"file": "a.onnx", "width": 0.5}}, ("distill", "student"), "exclude each other"),
@@ -49,17 +67,27 @@ def test_what_is_refused_and_where(distill: dict[str, Any], place: tuple[str, ..
     assert words in problem["msg"]
 
 
-def test_a_recipe_survives_its_own_dump() -> None:
-    made = recipe({"student": {"width": 0.25}})
+@pytest.mark.parametrize(
+    "student", [{"width": 0.25}, {"file": "a.onnx"}, {"factory": "a:b", "kwargs": {"c": 1}}]
+)
+def test_a_recipe_survives_its_own_dump(student: dict[str, Any]) -> None:
+    made = recipe({"student": student, "generations": 2, "sweep": {"temperature": [2, 4], "epochs": 1}})
     assert (
         DistillRecipe.model_validate(made.model_dump(mode="json", by_alias=True, exclude_none=True)) == made
     )
 
 
-def test_later_keys_are_not_offered() -> None:
-    definitions = DistillRecipe.model_json_schema()["$defs"]
-    assert "depth" not in definitions["StudentSection"]["properties"]
-    assert {"student", "losses", "teachers", "cache"} == definitions["DistillSection"]["properties"].keys()
+def test_what_is_left_out_of_a_student() -> None:
+    shares = [recipe({"student": s}).distill.student.share for s in ({}, {"depth": 0.5}, {"units": {"a": 1}})]
+    assert shares == [0.5, 1, 1]
+    assert recipe({"student": {"depth": 0.5, "width": 0.25}}).distill.student.share == 0.25
+
+
+def test_generations_are_born_again_unless_a_student_is_named() -> None:
+    again = recipe({"generations": 2}).distill.student
+    assert (again.share, again.weights) == (1.0, "fresh")
+    narrow = recipe({"generations": 2, "student": {"width": 0.5}}).distill.student
+    assert (narrow.share, narrow.weights) == (0.5, "inherit")
 
 
 def test_validation_imports_nothing_heavy() -> None:

@@ -15,20 +15,9 @@ from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.distill.run import run
-from mlcompress.recipe.sections import TrainSection
-from mlcompress.train.losses import annotation, entry, losses
-from mlcompress.train.recover import recover
-from tests.train.nets import net, stripes, weights
-
-TRAIN = {"epochs": 4, "batch_size": 32, "threads": 1, "optimizer": {"name": "sgd", "lr": 0.1}}
-
-
-@pytest.fixture(scope="module")
-def teacher() -> ir.Model:
-    model = net(seed=4)
-    settings = TrainSection.model_validate({**TRAIN, "optimizer": {"name": "sgd", "lr": 0.3}})
-    recover(model, net(), settings, Context(0, train=stripes()), epochs=8, label="t", losses=[entry("hard")])
-    return model
+from mlcompress.train.losses import annotation, losses
+from tests.distill.conftest import TRAIN
+from tests.train.nets import stripes, weights
 
 
 def context(**more: Any) -> Context:

@@ -96,6 +96,12 @@ def noisy_hands() -> Hands:
     return Hands(tick=lambda: 0.0005 * (0.9 + 0.2 * float(noise.random())))
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_too_few_repeats_give_no_verdict(repeats: int) -> None:
+    assert Ratio(0.5, 0.5, 0.5, 0.5, 0.5, 0.5, repeats=repeats).verdict == "no measurable difference"
+    assert Ratio(0.5, 0.5, 0.5, 0.5, 0.5, 0.5, repeats=3).verdict == "faster"
+
+
 def test_a_real_file_against_itself(tmp_path: Path, noisy_hands: Hands) -> None:
     path = tmp_path / "one.onnx"
     path.write_bytes(chain(3))
@@ -105,7 +111,7 @@ def test_a_real_file_against_itself(tmp_path: Path, noisy_hands: Hands) -> None:
     )
     assert [one.model for one in found] == [0, 1, 2]
     assert [one.ratio.verdict for one in found] == ["no measurable difference"] * 3
-    assert found[1].ratio == Ratio(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert found[1].ratio == Ratio(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, repeats=5)
     assert latency.against(found[2], found[0]).value == pytest.approx(
         found[2].min_ms / found[0].min_ms, rel=0.05
     )

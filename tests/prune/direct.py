@@ -24,8 +24,8 @@ def model() -> ir.Model:
     return made
 
 
-def recipe(**prune: Any) -> PruneRecipe:
-    train = {"epochs": 2, "batch_size": 32, "threads": 1, "optimizer": {"name": "sgd", "lr": 0.01}}
+def recipe(epochs: int = 2, **prune: Any) -> PruneRecipe:
+    train = {"epochs": epochs, "batch_size": 32, "threads": 1, "optimizer": {"name": "sgd", "lr": 0.01}}
     return PruneRecipe.model_validate(
         {
             "prune": prune,

@@ -51,3 +51,16 @@ def test_threshold_keeps_what_reaches_it() -> None:
 
 def test_nothing_to_prune_gives_nothing() -> None:
     assert global_([], 0.5) == {}
+
+
+def test_global_takes_from_the_family_with_negative_scores() -> None:
+    """`movement` scores what training moves towards zero below 0: divided by their mean they would be above."""
+    towards_zero = family("a", -np.linspace(0.9, 1.1, 100))
+    away = family("b", np.linspace(0.9, 1.1, 100))
+    assert global_([towards_zero, away], 0.45) == {"a": 10, "b": 100}
+
+
+def test_global_meets_the_share_where_scores_are_equal() -> None:
+    """`apoz` gives 1 to every unit that is always on."""
+    counts = global_([family("a", [1.0] * 20), family("b", [0.5] * 5 + [1.0] * 15)], 0.5)
+    assert sum(counts.values()) == 20

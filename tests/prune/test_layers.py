@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from mlcompress import pipeline
+from mlcompress.data.dataset import from_arrays
 from mlcompress.errors import UserError
 from mlcompress.exits import Exit
 from mlcompress.job import Job
-from mlcompress.prune.layer_scores import Flow, change, influence
+from mlcompress.prune.blocks import Layers
+from mlcompress.prune.layer_scores import Flow, change, influence, layer_scores
 from mlcompress.prune.recipe import PruneSection
+from tests.prune import direct
 
 DATA = """
 data:
@@ -77,3 +81,22 @@ def test_keys_that_do_not_go_together(given: dict[str, Any], message: str) -> No
 def test_no_heads_to_remove_is_said(inside: Path) -> None:
     with pytest.raises(UserError, match="no head of this model can be removed"):
         prune("prune: {granularity: head, ratio: 0.5}")
+
+
+def test_steps_that_are_left_when_every_branch_is_gone_remove_nothing() -> None:
+    model = direct.model()
+    layers = Layers(model, layer_scores.choose("influence"), [], direct.samples(16))
+    assert list(layers.prune(0.5)) == ["/add"]
+    assert layers.prune(0.9) == {}
+
+
+def test_samples_that_fill_up_a_fixed_batch_do_not_scale_the_scores() -> None:
+    open_, fixed = direct.model(), direct.model()
+    for value in (*fixed.graph.inputs, *fixed.graph.outputs):
+        value.shape = ir.Shape([8, *value.shape[1:]])
+    alike = from_arrays({"image": np.repeat(direct.samples(1).take(np.arange(1)).inputs["image"], 9, axis=0)})
+    scores = [
+        Layers(model, layer_scores.choose("influence"), [], alike).scores()["/add"]
+        for model in (open_, fixed)
+    ]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-5)  # float32 kernels differ with the batch

@@ -9,11 +9,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from mlcompress import graph
 from mlcompress.context import Context
+from mlcompress.data.dataset import from_arrays
 from mlcompress.errors import UnsupportedError
 from mlcompress.graph.dependency import analyse
 from mlcompress.prune import observed_channels, observed_elements
@@ -242,3 +243,37 @@ def test_a_recipe_asks_for_the_samples_that_its_criterion_is_measured_on() -> No
     given = recipe(criterion="taylor", ratio=0.5).model_dump()
     given["data"] = {"calibration": {"path": "c.npz"}}
     assert type(recipe(ratio=0.5)).model_validate(given).needs() == {"calibration": False}
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
+def test_without_a_float_output_there_is_no_gradient(criterion: str) -> None:
+    proto = task.solved()
+    proto.graph.node.append(helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0))
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]))
+    made = ir.from_proto(proto)
+    graph.clean(made)
+    with pytest.raises(UnsupportedError, match="use l2, which needs no gradients"):
+        run(made, recipe(criterion=criterion, ratio=0.5), Context(seed=0, train=samples(8)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "double"])
+def test_channels_of_other_float_types_are_observed_too(dtype: str) -> None:
+    proto = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 18]>
+        net ({dtype}[N, 4] x) => ({dtype}[N, 4] y) <{dtype}[4, 8] up, {dtype}[8, 4] down> {{
+            a = MatMul(x, up)
+            b = Relu(a)
+            y = MatMul(b, down)
+        }}""")
+    rng, kind = np.random.default_rng(0), {"float16": np.float16, "double": np.float64}[dtype]
+    for name, shape in (("up", (4, 8)), ("down", (8, 4))):
+        proto.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(kind), name))
+    made, x = ir.from_proto(proto), rng.normal(size=(32, 4)).astype(kind)
+    graph.clean(made)
+    pruned, _ = run(
+        made, recipe(criterion="activation", ratio=0.5), Context(seed=0, train=from_arrays({"x": x}))
+    )
+    up = numpy_helper.to_array(proto.graph.initializer[0])
+    quiet = np.argsort(np.maximum(x.astype(float) @ up, 0).mean(axis=0))[:4]
+    assert np.array_equal(weights(pruned)["up"], np.delete(up, quiet, axis=1))

@@ -1,5 +1,7 @@
 """Penalties against sums written out with numpy, and what training with them does to the units."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -7,10 +9,14 @@ import pytest
 import torch
 
 from mlcompress import graph
+from mlcompress.context import Context
 from mlcompress.graph.dependency import analyse
-from mlcompress.prune.regularize import Penalty, group_lasso, growing_l2, l1, regularizers, slices
+from mlcompress.prune.penalty import Penalty, slices
+from mlcompress.prune.regularize import group_lasso, growing_l2, l1, regularizers
 from mlcompress.train.executor import Executor
+from mlcompress.train.recover import recover
 from tests import task
+from tests.prune import direct
 
 RNG = np.random.default_rng(0)
 UNITS = [RNG.normal(size=(4, 6)), RNG.normal(size=(3, 2))]
@@ -61,3 +67,39 @@ def test_a_penalty_counts_its_steps() -> None:
     first, second, third = float(penalty()), float(penalty()), float(penalty())
     assert first == 0.0
     assert third == pytest.approx(2 * second)
+
+
+class Stop(Exception):
+    """Stands for a kill: leaves training between two batches."""
+
+
+class Stops(Penalty):
+    """A penalty that ends the run when it is asked for the ninth time."""
+
+    def forward(self) -> torch.Tensor:
+        if int(self.step) == 8:
+            raise Stop
+        return super().forward()
+
+
+def trained(tmp_path: Path, kind: type[Penalty]) -> dict[str, np.ndarray]:
+    """The weights after four epochs of three steps under a penalty that grows."""
+    model = direct.model()
+    executor = Executor(model)
+    families = analyse(model).families
+    doomed = [torch.arange(family.units) < 4 for family in families]
+    penalty = kind(regularizers.choose("growing_l2", strength=1e-2), slices(executor, families), doomed)
+    settings = direct.recipe(ratio=0.5, finetune={}).train
+    recover(
+        model, direct.model(), settings, Context(0, train=direct.samples(), state_dir=tmp_path),
+        epochs=4, label="towards sparsity", executor=executor, penalty=penalty,
+    )  # fmt: skip
+    return direct.weights(model)
+
+
+def test_a_penalty_that_grows_goes_on_where_a_killed_run_stopped(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole", Penalty)
+    with pytest.raises(Stop):
+        trained(tmp_path / "killed", Stops)
+    resumed = trained(tmp_path / "killed", Penalty)
+    assert all(np.array_equal(array, resumed[name]) for name, array in whole.items())

@@ -15,6 +15,7 @@ from mlcompress.errors import UserError
 from mlcompress.exits import Exit
 from mlcompress.job import Job
 from tests import task
+from tests.prune import direct
 
 DATA = """
 data:
@@ -249,6 +250,11 @@ def test_a_refusal_says_what_stands_in_the_way(inside: Path) -> None:
         UserError, match="no channel of this model can be removed \\(all are tied to its inputs"
     ):
         pipeline.run(Job("prune", Path("teacher.onnx"), Path("out.onnx"), "r.yaml", ()))
+
+
+def test_a_net_without_attention_has_no_heads_to_remove() -> None:
+    with pytest.raises(UserError, match=r"no head of this model can be removed \(no attention is recognised"):
+        direct.prune(granularity="head", ratio=0.5)
 
 
 def test_a_file_that_grows_is_told(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,19 +1,24 @@
 """Targets: what is left, measured on the written file, and plans that repeat it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from mlcompress import pipeline
+from mlcompress import graph, pipeline
+from mlcompress.data.dataset import from_arrays
 from mlcompress.errors import UserError
 from mlcompress.exits import Exit
+from mlcompress.graph.dependency import analyse, remove
 from mlcompress.job import Job
 from mlcompress.prune.amounts import Ranked, towards
+from mlcompress.prune.distortion import Families, curves
 from mlcompress.prune.targets import reach, reach_latency
 from tests import task
 
@@ -68,8 +73,9 @@ def test_params_and_size(wide: Path) -> None:
 
 
 def test_a_plan_repeats_the_bytes(wide: Path) -> None:
-    first = prune("prune: {target: {macs: 0.5}, round_to: 4, finetune: {}}", output="a.onnx")
-    again = prune("prune: {plan: a.onnx.json, round_to: 4, finetune: {}}", output="b.onnx")
+    recipe = "prune: {target: {macs: 0.5}, allocation: global, round_to: 4, finetune: {}}"
+    first = prune(recipe, output="a.onnx")
+    again = prune(recipe, "prune.target=null", "prune.plan=a.onnx.json", output="b.onnx")
     assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
     assert first["change"]["details"]["families"] == again["change"]["details"]["families"]
 
@@ -147,3 +153,89 @@ def test_towards_goes_in_shares_of_the_way() -> None:
     ranked = [Ranked("a", np.arange(64.0), 8, 64)]
     assert towards(ranked, {"a": 32}, 0.5) == {"a": 48}
     assert towards(ranked, {"a": 32}, 1.0) == {"a": 32}
+
+
+def test_a_target_that_the_grid_of_widths_misses_is_told(inside: Path) -> None:
+    card = prune("prune: {target: {macs: 0.9}, round_to: 16}")
+    reached = conv_macs("out.onnx") / conv_macs("teacher.onnx")
+    assert abs(reached - 0.9) > 0.02 * 0.9
+    assert any(
+        "prune.target" in warning and "0.9 was asked for" in warning for warning in card["change"]["warnings"]
+    )
+
+
+# ---------------------------------------------------------------- sensitivity alone
+
+
+def damage(model: ir.Model) -> dict[str, list[tuple[int, float]]]:
+    """Of a narrower `up` in a net of two products."""
+    data = from_arrays({"x": np.random.default_rng(1).normal(size=(16, 4)).astype(np.float16)})
+
+    def trial(keep: Mapping[str, int]) -> ir.Model:
+        made = graph.copy(model)
+        remove(made, analyse(made), {name: np.arange(8 - units) for name, units in keep.items()})
+        return made
+
+    return curves(Families([family("up", 8)], trial, model, data), 16, 4)
+
+
+def two_products(last: str = "", output: str = "float16[N, 4] y", scale: float = 1.0) -> ir.Model:
+    proto = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 18]>
+        net (float16[N, 4] x) => ({output}) <float16[4, 8] up, float16[8, 4] down> {{
+            a = MatMul(x, up)
+            b = Relu(a)
+            {"y" if not last else "c"} = MatMul(b, down)
+            {last}
+        }}""")
+    rng = np.random.default_rng(0)
+    for name, shape in (("up", (4, 8)), ("down", (8, 4))):
+        array = (scale * rng.normal(size=shape)).astype(np.float16)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = ir.from_proto(proto)
+    graph.clean(model)
+    return model
+
+
+def test_half_precision_outputs_are_compared_too() -> None:
+    values = [value for _, value in damage(two_products())["up"]]
+    assert values == sorted(values)
+    assert values[0] > 1e-3
+
+
+def test_answers_that_are_no_numbers_are_the_worst() -> None:
+    values = [value for _, value in damage(two_products("y = Log(c)"))["up"]]
+    assert values[-1] == np.inf
+
+
+def test_without_float_outputs_sensitivity_is_refused() -> None:
+    with pytest.raises(UserError, match="allocation: global"):
+        damage(two_products("y = ArgMax <axis: int = 1, keepdims: int = 0> (c)", "int64[N] y"))
+
+
+# ---------------------------------------------------------------- losses of fine-tuning
+
+
+def test_fine_tuning_takes_the_losses_of_the_recipe(inside: Path) -> None:
+    losses = (
+        "[{name: mse}, {name: hint, teacher: r3, weight: 0.1}]"  # r3 is narrower now: an adapter joins them
+    )
+    recipe = f"prune: {{ratio: 0.5, scope: local, finetune: {{losses: {losses}}}}}"
+    card = prune(recipe, "train.epochs=4", "train.optimizer.lr=0.002")
+    assert [entry["name"] for entry in card["recipe"]["prune"]["finetune"]["losses"]] == ["mse", "hint"]
+    assert task.accuracy(Path("out.onnx")) > 0.7
+    names = {tensor.name for tensor in onnx.load("out.onnx").graph.initializer}
+    assert names == {tensor.name for tensor in onnx.load("teacher.onnx").graph.initializer}  # no adapter
+
+
+@pytest.mark.parametrize(
+    ("finetune", "message"),
+    [
+        ("{losses: [{name: simkd, teacher: r3}]}", "simkd gives the model another head"),
+        ("{losses: [mse], temperature: 2}", "temperature would have no effect here"),
+        ("{losses: [{name: hint, teacher: r33}]}", "no tensor in the teacher's graph named 'r33'"),
+    ],
+)
+def test_losses_that_cannot_be_are_refused(inside: Path, finetune: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prune(f"prune: {{ratio: 0.5, finetune: {finetune}}}")

@@ -21,6 +21,7 @@ from mlcompress.quantize.recipe_budget import Budget
 from mlcompress.quantize.recipe_weights import Weights
 from mlcompress.quantize.run import run
 from mlcompress.quantize.schemes import schemes
+from mlcompress.recipe.load import load
 from tests import task
 from tests.quantize import nets
 
@@ -124,6 +125,10 @@ def test_the_file_is_within_the_budget_and_the_plan_repeats_it(tmp_path: Path, k
     repeated = {**keys, "placement": {"plan": str(card)}, "budget": {"max_bytes": most}}
     again, _ = run(model, recipe(**repeated), given)
     assert graph.to_bytes(again) == written
+    smaller = {**repeated, "budget": {"max_bytes": len(written) - 1}}
+    words = rf"the plan gives {len(written):,} bytes, {len(written) - 1:,} are allowed"
+    with pytest.raises(UnsupportedError, match=words):
+        run(model, recipe(**smaller), given)
 
 
 def encoder() -> ir.Model:
@@ -236,3 +241,24 @@ def test_layers_that_go_back_to_float_take_their_bytes_from_the_others() -> None
     found, before = (nets.outputs(one, {"image": images})[0].argmax(axis=1) for one in (made, model))
     assert np.mean(found == labels) >= np.mean(before == labels) - 0.02
     assert change.details["metrics_tried"]
+
+
+def test_the_summary_names_no_scheme_where_schemes_differ() -> None:
+    layers = {"one": "int4", "two": "ternary"}
+    _, change = run(
+        nets.perceptron(),
+        recipe(mode="weight_only", weights={"layers": layers}, storage="packed"),
+        Context(0),
+    )
+    assert change.summary == "weights stored: 3 as packed"
+    _, change = run(nets.perceptron(), recipe(mode="weight_only", storage="packed"), Context(0))
+    assert change.summary == "int8 weights stored: 3 as packed"
+
+
+@pytest.mark.parametrize(("over", "words"), [("[]", "is empty"), ("[int8]", "has 1")])
+def test_a_budget_has_two_schemes_at_least(over: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"quantize: {{budget: {{max_size_ratio: 0.2, over: {over}}}}}")
+    with pytest.raises(RecipeError) as caught:
+        load(str(path), QuantizeRecipe)
+    assert caught.value.lines == (f"{path}:1: quantize.budget.over: {words}; name at least 2",)

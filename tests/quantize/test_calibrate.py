@@ -1,6 +1,7 @@
 import tracemalloc
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from mlcompress.data.dataset import from_arrays
@@ -58,6 +59,14 @@ def test_fixed_batch_sizes_are_respected() -> None:
     assert seen.high == 14
     assert seen.counts.sum() == 18  # the fifth sample fills the third batch of two alone
     assert observe(model, ["y"], data.subset(np.array([4])))["y"].high == 14
+
+
+def test_a_batch_of_minus_one_is_an_open_one() -> None:
+    """As PaddlePaddle writes it."""
+    model = nets.build("g (float[n, 3] x) => (float[n, 3] y) { y = Relu (x) }", {})
+    model.graph.inputs[0].shape = ir.Shape([-1, 3])
+    seen = observe(model, ["y"], from_arrays({"x": np.arange(15, dtype=np.float32).reshape(5, 3)}))["y"]
+    assert (seen.high, seen.counts.sum()) == (14, 15)
 
 
 def test_infinite_activations_are_refused() -> None:

@@ -141,3 +141,10 @@ def test_other_means_are_left_alone(axes: str, rank: int) -> None:
     model = mean(axes, 0, rank)
     assert pool_means(model) == []
     assert "ReduceMean" in nets.ops(model)
+
+
+def test_a_mean_that_skip_names_stays() -> None:
+    model = mean("2, 3", 0)
+    model.graph.node(0).name = "pool"
+    assert pool_means(model, {"pool"}) == []
+    assert nets.ops(model) == ["ReduceMean"]

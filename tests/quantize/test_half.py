@@ -203,3 +203,60 @@ def test_what_comes_near_the_largest_number_stays_single() -> None:
         "small": "what it reads may be larger than fp16 can hold",
     }
     assert change.details["half_nodes"] == 2
+
+
+def test_lengths_that_are_computed_in_floats_stay_exact() -> None:
+    """Half of 4999 is 2499; half of the next fp16 number, 5000, is 2500."""
+    text = """
+    g (float[1, t] x) => (float[1, s] y, float[1, s] z) {
+        shape = Shape (x)
+        [length] length = Gather (shape, one)
+        single = Cast <to = 1> (length)
+        [mul] m = Mul (single, half)
+        [floor] f = Floor (m)
+        end = Cast <to = 7> (f)
+        part = Slice (x, zero, end, one)
+        [mm] y = MatMul (w, part)
+        [times] z = Mul (y, half)
+    }
+    """
+    integers = {"zero": np.array([0]), "one": np.array([1])}
+    before = nets.build(text, {**integers, "half": np.float32([0.5]), "w": x(1, 1)})
+    made, found = halved(before)
+    assert {"mm", "times"} <= set(found.nodes)
+    exact = "integers are made of its results, which fp16 does not hold exactly"
+    assert found.reasons == {"mul": exact, "floor": exact}
+    shapes = [nets.outputs(m, {"x": x(1, 4999)}, Level.ORT_DISABLE_ALL)[0].shape for m in (before, made)]
+    assert shapes[0] == shapes[1] == (1, 2499)
+
+
+def test_outputs_that_are_left_out_are_not_looked_at() -> None:
+    text = """
+    g (float[5, 1, 8] x) => (float[1, 1, 8] y) {
+        [rnn] , y = LSTM <hidden_size = 8> (x, w, r)
+    }
+    """
+    model = nets.build(text, {"w": x(1, 32, 8), "r": x(1, 32, 8)})
+    model.graph.node(0).outputs[0].type = ir.TensorType(ir.DataType.FLOAT)  # as loading a file leaves it
+    made, change = cast(model)
+    assert change.details["half_nodes"] == 1
+    assert nets.decibels(*(nets.outputs(m, {"x": x(5, 1, 8)})[0] for m in (model, made))) > 50
+
+
+def test_inputs_that_come_near_the_largest_number_are_read_as_they_are() -> None:
+    model = nets.build(
+        "g (float[n, 32] x) => (float[n, 32] y) { [small] a = Tanh (x) [mm] y = MatMul (a, w) }",
+        {"w": x(32, 32)},
+    )
+    recipe = QuantizeRecipe.model_validate({"quantize": {"mode": "cast", "compute": "fp16"}})
+    for most, reasons in ((1e6, ["what it reads may be larger than fp16 can hold"]), (1e3, [])):
+        _, change = run(model, recipe, Context(seed=0, feed={"x": np.full((1, 32), most, np.float32)}))
+        assert [entry["reason"] for entry in change.skipped] == reasons
+
+
+def test_numbers_that_would_all_become_0_stay_single() -> None:
+    model = nets.build(
+        "g (float[n, 4] x) => (float[n, 4] y) { [mul] y = Mul (x, tiny) }",
+        {"tiny": np.full(4, 1e-9, np.float32)},
+    )
+    assert halved(model)[1].reasons == {"mul": "it reads a constant that fp16 cannot hold"}

@@ -93,3 +93,33 @@ def test_centred_moments_are_those_of_all_positions_however_long_the_samples() -
     found = gram.hessian(centred=True, damping=0.0)[0]
     expected = np.cov(np.concatenate(parts, axis=2)[0], bias=True)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)  # sums in another order
+
+
+def test_a_mark_that_each_position_has_for_itself_is_no_mask() -> None:
+    """Outputs of single positions: what stands at others changes nothing, whatever the mark says."""
+    rng = np.random.default_rng(0)
+    model = nets.build(
+        f"""
+        g (int64[n, {LENGTH}] ids, int64[n, {LENGTH}] mask) => (float[n, {LENGTH}, {WIDTH}] y) {{
+            words = Gather(table, ids)
+            marks = Gather(sides, mask)
+            both = Add(words, marks)
+            y = MatMul(both, weight)
+        }}
+        """,
+        {
+            "table": nets.floats(rng, WORDS, WIDTH),
+            "sides": nets.floats(rng, 2, WIDTH),
+            "weight": nets.floats(rng, WIDTH, WIDTH),
+        },
+    )
+    assert find_mask(model, texts()) is None
+
+
+def test_moments_of_samples_that_are_all_alike_can_be_inverted() -> None:
+    rng = np.random.default_rng(3)
+    column = rng.normal(size=(1, 64, 1)).astype(np.float32)
+    gram = Gram()
+    for _ in range(5):
+        gram.update(column, column, 1)
+    np.linalg.cholesky(np.linalg.inv(gram.hessian(centred=True, damping=0.01)))

@@ -123,6 +123,14 @@ def test_dynamic_takes_lstm_and_other_modes_say_where_to_go() -> None:
     assert change.details["kernels"] == {"DynamicQuantizeLSTM": 1}
 
 
+def test_an_attribute_that_says_the_default_is_no_obstacle() -> None:
+    plain, said = lstm(), lstm(attributes=", layout = 0")
+    for model in (plain, said):
+        insert_lstm(model, lambda node: True)
+    for one, other in zip(nets.outputs(plain, feed()), nets.outputs(said, feed()), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_gru_has_none() -> None:
     made = lstm(op="GRU", gates=3)
     insert_dynamic(made, lambda node: True)

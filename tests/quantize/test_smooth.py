@@ -8,10 +8,13 @@ import onnx_ir as ir
 import pytest
 
 from mlcompress import graph
+from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset, from_arrays
+from mlcompress.errors import DataError
 from mlcompress.quantize.calibrated import calibrate
 from mlcompress.quantize.integer import lay_out
 from mlcompress.quantize.recipe import QuantizeRecipe
+from mlcompress.quantize.run import run
 from mlcompress.quantize.smooth import smooth
 from tests.quantize import nets
 
@@ -173,3 +176,9 @@ def test_vectors_that_a_classifier_reads_cost_no_pass_over_the_samples() -> None
     model = ir.serde.deserialize_model(onnx.parser.parse_model(text))
     nothing: Any = None  # reading a sample from it would fail
     assert smooth(model, nothing, (), alpha=0.8, owned=()) == {}
+
+
+def test_dynamic_without_samples_says_that_smooth_wants_them() -> None:
+    recipe = QuantizeRecipe.model_validate({"quantize": {"mode": "dynamic", "smooth": True}})
+    with pytest.raises(DataError, match="or leave `smooth` out"):
+        run(nets.perceptron(), recipe, Context(0))

@@ -92,8 +92,9 @@ def test_weights_are_dequantized(weights: dict[str, Any], kind: int, most: float
     assert np.abs(found - before).max() > 0
 
 
-def test_convolutions_and_tables_are_decoded_at_load() -> None:
-    made, _ = run(nets.residual(), recipe(mode="weight_only"), Context(0))
+@pytest.mark.parametrize("weights", [{}, {"scheme": "int4", "granularity": "per_block"}])
+def test_convolutions_and_tables_are_decoded_at_load(weights: dict[str, Any]) -> None:
+    made, _ = run(nets.residual(), recipe(mode="weight_only", weights=weights), Context(0))
     assert "DequantizeLinear" not in nets.ops(made)
     assert "Cast" in nets.ops(made)
     made, _ = run(nets.perceptron(), recipe(mode="weight_only", weights={"scheme": "codebook"}), Context(0))
@@ -166,3 +167,23 @@ def test_a_dequantized_file_is_no_input_for_quantising_again() -> None:
         run(
             ir.from_proto(onnx.load_from_string(graph.to_bytes(made))), recipe(mode="weight_only"), Context(0)
         )
+
+
+def test_blocks_of_products_and_of_convolutions_in_one_file() -> None:
+    """Operator set 18: blocks of DequantizeLinear need 21, also in the graph that convolutions are checked against."""
+    rng = np.random.default_rng(0)
+    model = nets.build(
+        """
+        g (float[n, 8, 3, 3] x) => (float[n, 32] y) {
+            a = Conv (x, filters)
+            b = Flatten (a)
+            y = Gemm (b, matrix)
+        }
+        """,
+        {"filters": nets.floats(rng, 32, 8, 3, 3), "matrix": nets.floats(rng, 32, 32)},
+    )
+    weights = {"scheme": "int4", "granularity": "per_block"}
+    made, change = run(model, recipe(mode="weight_only", weights=weights), Context(0))
+    assert change.details["stored"]["matrix"] == "dequantized int4"
+    assert not change.details["stored"]["filters"].startswith("dequantized")
+    assert made.opset_imports[""] == 21

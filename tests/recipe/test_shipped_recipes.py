@@ -50,7 +50,7 @@ TRAINED_INTEGERS = (
     "gate.max_drop=0.2",
 )
 LOSS_RECIPES = {name for name in RECIPES if name.startswith("distill-")} - {
-    *("distill-soft", "distill-fresh-student", "distill-embedding")
+    *("distill-soft", "distill-fresh-student", "distill-embedding", "distill-ensemble")
 }
 """One for each loss: tests/distill/test_loss_recipes.py runs them."""
 OWN = {
@@ -152,6 +152,25 @@ def token_mlp() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+def second_teacher() -> onnx.ModelProto:
+    """A wider teacher that takes raw `pixels` and gives its classes as 1, 3, 0, 2, named `scores`."""
+    model = task.solved((24, 32), seed=5)
+    for node in model.graph.node:
+        node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+    model.graph.input[0].name, model.graph.output[0].name = "pixels", "scores"
+    scale = helper.make_node("Mul", ["centred", "per_level"], ["image"], name="/scale")
+    centre = helper.make_node("Sub", ["pixels", "middle"], ["centred"], name="/centre")
+    model.graph.node.insert(0, scale)
+    model.graph.node.insert(0, centre)
+    for name, value in (("middle", 127.5), ("per_level", 1 / LEVEL)):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    for tensor in model.graph.initializer:
+        if tensor.name in ("fc.weight", "fc.bias"):
+            array = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(array[[1, 3, 0, 2]], tensor.name))
+    return model
+
+
 def pruned() -> onnx.ModelProto:
     """The teacher without the smaller 30 % of each layer's weights."""
     model = onnx.load("teacher.onnx")
@@ -186,6 +205,8 @@ def test_all_recipes_are_found() -> None:
 def test_a_recipe_runs_by_its_own_command_line(recipe: str, project: Path) -> None:
     if recipe == "quantize-dynamic":
         onnx.save(mlp(), "model.onnx")
+    if recipe == "distill-ensemble":
+        onnx.save(second_teacher(), "second.onnx")
     if recipe == "quantize-smooth":
         onnx.save(token_mlp(), "model.onnx")
     if recipe == "quantize-replay":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mlcompress.errors import DataError, UnsupportedError, UserError
+from mlcompress.errors import DataError, DivergedError, UnsupportedError, UserError
 from mlcompress.recipe.sections import TrainSection
 from mlcompress.train.batches import EpochOrder, TorchBatch
 from mlcompress.train.executor import Executor
@@ -290,6 +290,18 @@ def test_a_loss_that_is_no_number_is_said_with_what_to_try(value: float) -> None
         UserError, match=r"train: the loss is (nan|inf) in epoch 1, step 1; lower train.optimizer.lr \(0.2\)"
     ):
         train(1, loss=lambda outputs, batch: outputs["logits"].sum() * value)
+
+
+def test_the_state_of_the_last_good_epoch_stays(tmp_path: Path) -> None:
+    def broken(outputs: dict[str, torch.Tensor], batch: TorchBatch) -> torch.Tensor:
+        return cross_entropy(outputs, batch) * (float("nan") if batches.append(1) or len(batches) > 8 else 1)
+
+    batches: list[int] = []
+    words = r"epoch 2, .*\(the state of epoch 1 is kept beside OUTPUT\)"
+    with pytest.raises(DivergedError, match=words):
+        train(3, loss=broken, state_dir=tmp_path)
+    _, history = train(3, state_dir=tmp_path)
+    assert history.resumed_after == 1
 
 
 def test_a_metric_that_is_no_number_is_refused() -> None:

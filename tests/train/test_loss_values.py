@@ -53,6 +53,17 @@ def dkd(student: Array, teacher: Array, t: float, alpha: float, beta: float) -> 
     return t * t * total / len(student)
 
 
+def confident_soft(student: Array, teacher: Array, t: float, confidence: float) -> float:
+    counted = [(s, r) for s, r in zip(student, teacher, strict=True) if softmax(r).max() >= confidence]
+    return t * t * sum(divergence(softmax(r / t), softmax(s / t)) for s, r in counted) / len(student)
+
+
+def pseudo(student: Array, teacher: Array, confidence: float) -> float:
+    rows = zip(student, teacher, strict=True)
+    counted = [-np.log(softmax(s)[r.argmax()]) for s, r in rows if softmax(r).max() >= confidence]
+    return float(sum(counted)) / len(student)
+
+
 def logit_std(student: Array, teacher: Array, t: float) -> float:
     total = 0.0
     for s, r in zip(student, teacher, strict=True):
@@ -150,7 +161,20 @@ def tensor(array: Array) -> Tensor:
     return torch.tensor(array)
 
 
+SURE = float(np.median(softmax(TEACHER).max(1)))
+"""Half of the samples reach it."""
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], Array, float]] = {
+    "soft confident": (
+        lambda s: module.soft(s, tensor(TEACHER), temperature=3.0, confidence=SURE),
+        STUDENT,
+        confident_soft(STUDENT, TEACHER, 3.0, SURE),
+    ),
+    "pseudo": (lambda s: module.pseudo(s, tensor(TEACHER)), STUDENT, pseudo(STUDENT, TEACHER, 0)),
+    "pseudo confident": (
+        lambda s: module.pseudo(s, tensor(TEACHER), confidence=SURE),
+        STUDENT,
+        pseudo(STUDENT, TEACHER, SURE),
+    ),
     "dkd": (
         lambda s: module.dkd(s, tensor(TEACHER), tensor(TARGET), temperature=3.0, alpha=0.7, beta=2.5),
         STUDENT,
@@ -217,7 +241,7 @@ def test_gradients_are_finite_differences(case: str) -> None:
 
 
 def test_every_loss_has_a_case() -> None:
-    elsewhere = {"soft", "hard", "mse", "cosine"}  # test_losses.py
+    elsewhere = {"hard", "mse", "cosine"}  # test_losses.py, and soft without `confidence`
     assert {case.split()[0] for case in CASES} | elsewhere | {"crd"} == set(losses)
 
 
@@ -258,7 +282,7 @@ def test_relations_are_blind_to_rotation(name: str) -> None:
     assert float(losses[name](stretched, tensor(TEACHER))) != pytest.approx(before, rel=0.01)
 
 
-@pytest.mark.parametrize("name", sorted(set(losses) - {"hard", "contrastive", "crd"}))
+@pytest.mark.parametrize("name", sorted(set(losses) - {"hard", "pseudo", "contrastive", "crd"}))
 def test_a_student_equal_to_its_teacher_has_no_loss(name: str) -> None:
     x = tensor({"attention": MAPS, "self_attention": ATTENTION}.get(name, STUDENT))
     further = {"dkd": [tensor(TARGET)], "hint": [None], "self_attention": [None]}.get(name, [])

@@ -100,7 +100,7 @@ def test_entries_have_common_keys_and_options() -> None:
         {"name": "soft", "weight": 0.9, "output": "logits", "temperature": 2}
     )
     assert (made.name, made.weight, made.output) == ("soft", 0.9, "logits")
-    assert made.options() == {"temperature": 2.0}
+    assert made.options() == {"temperature": 2.0, "confidence": 0.0}
     assert TypeAdapter(annotation()).validate_python("soft") == entry("soft")
 
 

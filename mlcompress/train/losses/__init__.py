@@ -28,7 +28,7 @@ from mlcompress.train.losses.entry import (
     needs,
 )
 from mlcompress.train.losses.features import attention, cosine, hint, mse, self_attention, simkd
-from mlcompress.train.losses.logits import dist, dkd, hard, logit_std, soft
+from mlcompress.train.losses.logits import dist, dkd, hard, logit_std, pseudo, soft
 from mlcompress.train.losses.relations import pkt, rkd, similarity
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "mse",
     "needs",
     "pkt",
+    "pseudo",
     "rkd",
     "self_attention",
     "similarity",

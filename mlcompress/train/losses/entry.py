@@ -83,6 +83,9 @@ class LossEntry(Choice):
     classes: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=2, description="the teacher's number of each class, in the student's order"
     )
+    teachers: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="of several teachers only these; TEACHER is 0, the first -t 1"
+    )
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the loss function."""

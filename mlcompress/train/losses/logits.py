@@ -17,17 +17,53 @@ Temperature = Annotated[
 Share = Annotated[float, Field(ge=0)]
 
 
+Confidence = Annotated[
+    float,
+    Field(ge=0, lt=1, description="samples whose largest probability (T 1) the teacher puts below count 0"),
+]
+
+
 @losses
-def soft(student_logits: Tensor, teacher_logits: Tensor, *, temperature: Temperature = 4.0) -> Tensor:
+def soft(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: Temperature = 4.0,
+    confidence: Confidence = 0.0,
+) -> Tensor:
     """The teacher's softened class probabilities (Hinton et al. 2015): T^2 * KL(p(t/T) || p(s/T)).
 
-    T^2 keeps the size of the gradient about the same for every T.
+    T^2 keeps the size of the gradient about the same for every T. With `confidence` the mean is still over
+    the whole batch, so that a batch of which few samples count weighs little (FixMatch, Sohn et al. 2020).
     """
     from torch.nn import functional
 
     student = functional.log_softmax(student_logits / temperature, dim=1)
     teacher = functional.log_softmax(teacher_logits / temperature, dim=1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    if confidence == 0:
+        return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    each = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+    return (each * _is_sure(teacher_logits, confidence)).mean() * temperature**2
+
+
+@losses
+def pseudo(student_logits: Tensor, teacher_logits: Tensor, *, confidence: Confidence = 0.0) -> Tensor:
+    """Cross-entropy with the teacher's most likely class in place of a label (Lee 2013): -log p_y of the
+    student, y = argmax t.
+
+    With `confidence` as FixMatch (Sohn et al. 2020): a mean over the whole batch, in which unsure samples are
+    0. For unlabelled data; with labels `hard` is better.
+    """
+    from torch.nn import functional
+
+    each = functional.cross_entropy(student_logits, teacher_logits.argmax(1), reduction="none")
+    return (each * _is_sure(teacher_logits, confidence)).mean()
+
+
+def _is_sure(teacher_logits: Tensor, confidence: float) -> Tensor:
+    """[B], 1 where the teacher's largest probability is `confidence` or more, else 0."""
+    largest = teacher_logits.softmax(1).amax(1)
+    return (largest >= confidence).to(teacher_logits.dtype)
 
 
 @losses

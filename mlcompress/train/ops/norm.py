@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlcompress.train import together
 from mlcompress.train.ops.node import TRAINING, Node, Refusal, Run, op
 
 
@@ -25,6 +26,8 @@ def batch_normalization(
     rate = 1.0 - momentum
 
     def run(training: bool, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        if training and together.is_shared():
+            return together.batch_norm(x, mean, var, scale, bias, rate, epsilon)
         return F.batch_norm(x, mean, var, scale, bias, training, rate, epsilon)
 
     return run

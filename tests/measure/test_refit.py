@@ -10,8 +10,9 @@ import pytest
 
 from mlcompress import graph
 from mlcompress.data.dataset import from_arrays
+from mlcompress.errors import DataError
 from mlcompress.graph.dependency import analyse, remove
-from mlcompress.prune.refit import lost, refit
+from mlcompress.measure.refit import lost, refit
 from tests import task
 
 RNG = np.random.default_rng(0)
@@ -107,3 +108,52 @@ def test_a_shared_weight_is_left_alone(inside: Path) -> None:
     data = from_arrays({"image": RNG.normal(size=(64, 4)).astype(np.float32)})
     assert set(what.readers) == {"one", "two"}
     assert refit(pruned, model, what, data) == []
+
+
+@pytest.mark.parametrize(
+    ("down", "bias", "fitted"),
+    [
+        ("Gemm (b, down, bias)", (1, 4), ["down"]),  # a control: this is W X + b
+        ("Gemm (b, down, bias)", (1,), []),
+        ("Gemm <alpha: float = 0.5> (b, down, bias)", (4,), []),
+        ("Gemm <beta: float = 2.0> (b, down, bias)", (4,), []),
+        ("Gemm (b, down, a4)", (4,), []),
+    ],
+)
+def test_what_is_fitted_comes_nearer_and_a_gemm_that_adds_more_is_left_alone(
+    down: str, bias: tuple[int, ...], fitted: list[str]
+) -> None:
+    proto = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 18]>
+        net (float[N, 4] image) => (float[N, 4] logits)
+        <float[8, 4] up, float[8, 4] down, float{list(bias)} bias> {{
+            [up] a = Gemm <transB: int = 1> (image, up)
+            [relu] b = Relu(a)
+            [four] a4 = Add(image, image)
+            [down] logits = {down}
+        }}""")
+    rng = np.random.default_rng(0)
+    for name, shape in (("up", (8, 4)), ("down", (8, 4)), ("bias", bias)):
+        array = rng.normal(size=shape) + (3 if name == "bias" else 0)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    model = loaded(proto)
+    image = rng.normal(size=(64, 4)).astype(np.float32)
+    pruned, what = cut(model, "up", np.arange(2))
+    bare = graph.copy(pruned)
+    assert refit(pruned, model, what, from_arrays({"image": image})) == fitted
+    wanted = outputs(model, image, "logits")
+    errors = [np.square(outputs(one, image, "logits") - wanted).sum() for one in (pruned, bare)]
+    assert errors[0] < errors[1] if fitted else errors[0] == errors[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "message"),
+    [(3e38, (4, 1, 8, 8), "holds NaN or infinity"), (1.0, (4, 1, 8, 9), "cannot be run on these samples")],
+)
+def test_samples_that_nothing_can_be_fitted_on_are_refused(
+    value: float, shape: tuple[int, ...], message: str
+) -> None:
+    model = loaded(task.solved((16, 32)))
+    pruned, what = cut(model, "stem.weight", np.arange(4))
+    with pytest.raises(DataError, match=message):
+        refit(pruned, model, what, from_arrays({"image": np.full(shape, value, np.float32)}))
