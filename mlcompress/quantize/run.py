@@ -55,7 +55,7 @@ def run(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> tuple[ir.M
 def check(model: ir.Model, recipe: QuantizeRecipe, context: Context) -> None:
     """Raises UnsupportedError for a model that is quantised already, DataError where samples are missing."""
     refuse_quantised(model)
-    if "calibration" in recipe.needs():
+    if recipe.quantize.mode == "static" and "calibration" in recipe.needs():
         calibration(context)
 
 

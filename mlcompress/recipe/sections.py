@@ -288,12 +288,10 @@ class Shared(Section):
 
     @model_validator(mode="after")
     def _drops_are_shares(self) -> "Shared":
-        shares = self.evaluate.metric in ("top1", "top5", "f1", "agreement")
-        if shares and self.gate.max_drop is not None and self.gate.max_drop > 1:
-            raise ValueError(
-                f"gate.max_drop: {self.evaluate.metric} is a share, {self.gate.max_drop:g} would allow all;"
-                f" write {self.gate.max_drop / 100:g} for {self.gate.max_drop:g} points"
-            )
+        drop, metric = self.gate.max_drop or 0, self.evaluate.metric
+        if metric in ("top1", "top5", "f1", "agreement") and drop > 1:
+            told = f"{metric} is a share, {drop:g} would allow all; write {drop / 100:g} for {drop:g} points"
+            raise ValueError(f"gate.max_drop: {told}")
         return self
 
     def needs(self) -> dict[str, bool]:
