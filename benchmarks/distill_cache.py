@@ -12,7 +12,6 @@ takes its place.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,18 +20,16 @@ from statistics import median
 import numpy as np
 import onnx_ir as ir
 
+from mlcompress import checkpoint, graph
+from mlcompress.context import Context
+from mlcompress.data.dataset import Dataset, from_arrays
+from mlcompress.distill.recipe import StudentSection
+from mlcompress.distill.student import make_student
+from mlcompress.recipe.sections import Evaluate, TrainSection
+from mlcompress.train.losses import LossEntry, entry
+from mlcompress.train.recover import learn
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from mlcompress import checkpoint, graph  # noqa: E402
-from mlcompress.context import Context  # noqa: E402
-from mlcompress.data.dataset import Dataset, from_arrays  # noqa: E402
-from mlcompress.distill.recipe import StudentSection  # noqa: E402
-from mlcompress.distill.student import make_student  # noqa: E402
-from mlcompress.recipe.sections import Evaluate, TrainSection  # noqa: E402
-from mlcompress.train.losses import LossEntry, entry  # noqa: E402
-from mlcompress.train.recover import learn  # noqa: E402
-
 SHARED = ROOT.parent / "shared"
 WIDTHS = (0.25, 0.45)
 LIMITS = {"cached / hard": 1.10, "cached / online": 0.60}
