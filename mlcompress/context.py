@@ -25,6 +25,8 @@ class GivenTeacher:
     """The student's output -> this teacher's name of it, where they differ."""
     classes: tuple[int, ...] = ()
     """This teacher's number of each class, in the student's order; () where they are the same."""
+    validation: "Dataset | None" = None
+    """As `train`, of the samples of `Context.validation`."""
 
 
 @dataclass

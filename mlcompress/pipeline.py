@@ -54,6 +54,11 @@ def run(job: Job) -> Outcome:
     """
     if processes.count() > 1 and job.stage != "distill":
         raise UsageError(f"{job.stage}: several processes do `distill` only; start it without torchrun")
+    if processes.is_short():
+        raise UsageError(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes says; use torchrun, or"
+            " --multi_gpu in place of --cpu, which needs no GPU"
+        )
     stage = stages.find(job.stage)
     recipe = load_recipe(job.recipe, stage.schema, job.overrides)
     files.check_output(job.output, [*job.inputs, *prepare.files_named(recipe)])
@@ -120,7 +125,7 @@ def dry_run(job: Job) -> None:
     context = prepare.context(job, recipe, model)
     artifact.kind(job.output).refuse(recipe, context.student or model)
     prepare.baseline(recipe, graph.signature(model), no_code=job.no_code)
-    comparison.Bench(job.model, graph.signature(model), recipe, context)
+    context.feed = comparison.Bench(job.model, graph.signature(model), recipe, context).feed
     stage.check(model, recipe, context)
     console.say(f"{job.model}: {graph.parameters(model):,} parameters; recipe, model and data fit")
     for name, facts in prepare.used_data(context).items():

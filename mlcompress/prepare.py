@@ -1,6 +1,6 @@
 """Everything a stage needs beside its model, opened and checked before any work starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,7 +65,7 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
 
     wanted = _entries(recipe)
     opened = {name: attempt(_open, name, wanted, recipe, model, job) for name in wanted}
-    teachers = attempt(_teachers, job, recipe, model, opened.get("train")) or ()
+    teachers = attempt(_teachers, job, recipe, model, opened) or ()
     student = attempt(_student, job, recipe, model)
     outputs = [tensor.name for tensor in graph.signature(model).outputs]
     if recipe.evaluate.output is not None and recipe.evaluate.output not in outputs:
@@ -74,6 +74,8 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
     if job.stage != "distill":  # a student is derived whatever `skip` says
         for pattern in graph.nodes_matching(model, recipe.skip).unmatched:
             problems.append(graph.no_match(model, pattern, "skip"))
+    if "train" in wanted:
+        problems += graph.unfrozen(student or model, recipe.train.freeze)
     if "evaluate" not in wanted and gate.needs_metric(recipe.gate):
         problems.append("gate: a limit on the metric needs samples to measure it on; add `data.evaluate`")
     if problems:
@@ -82,7 +84,7 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
     if train is not None and validation is None and recipe.train.validation > 0:
         whole = train
         train, validation = split(whole, recipe.train.validation, recipe.seed)
-        teachers = in_part(teachers, whole, train)
+        teachers = in_part(teachers, whole, train, validation)
     return Context(
         seed=recipe.seed,
         train=train,
@@ -133,8 +135,12 @@ def used_data(given: Context) -> dict[str, Any]:
     }
 
 
-def _teachers(job: Job, recipe: Shared, model: ir.Model, train: Dataset | None) -> tuple[GivenTeacher, ...]:
-    return open_teachers(job, recipe, model, train) if isinstance(recipe, DistillRecipe) else ()
+def _teachers(
+    job: Job, recipe: Shared, model: ir.Model, opened: Mapping[str, Dataset | None]
+) -> tuple[GivenTeacher, ...]:
+    if not isinstance(recipe, DistillRecipe):
+        return ()
+    return open_teachers(job, recipe, model, opened.get("train"), opened.get("validation"))
 
 
 def _student(job: Job, recipe: Shared, model: ir.Model) -> ir.Model | None:

@@ -8,6 +8,12 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_short() -> bool:
+    """Whether `accelerate launch --cpu` was asked for several processes: without mpirun it starts one, which
+    sees the address to meet the others at, but not how many they are."""
+    return "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and count() == 1
+
+
 def count() -> int:
     """How many processes were started, this one included."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from mlcompress import card, checkpoint, pipeline, prepare
+from mlcompress import card, checkpoint, pipeline, prepare, processes
 from mlcompress.cli.app import _status
 from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.distill.run import run
@@ -71,6 +71,37 @@ def test_two_processes_train_as_one_does(inside: Path) -> None:
     together, one = floats(onnx.load("out.onnx")), alone(60)
     assert furthest(together, one) < CLOSE
     assert furthest(alone(30), one) > 100 * CLOSE
+
+
+def test_accelerate_starts_them_too(inside: Path) -> None:
+    """Both see that they are two: an odd batch is refused. Its result is that of torchrun, which it calls."""
+    recipe = {**RECIPE, "train": {**RECIPE["train"], "batch_size": 61}}
+    Path("r.yaml").write_text(json.dumps(recipe))
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "mlcompress")
+    ran = subprocess.run(
+        [sys.executable, *launch, "distill", "teacher.onnx", "-r", "r.yaml", "-o", "out.onnx"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert ran.returncode != 0
+    assert "61 samples cannot be shared by 2 processes" in ran.stderr
+    assert not Path("out.onnx").exists()
+
+
+def test_a_launcher_that_starts_one_process_of_several_is_refused(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `accelerate launch --cpu --num_processes 2` sets without mpirun."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    Path("r.yaml").write_text(json.dumps(RECIPE))
+    command = ["distill", "teacher.onnx", "-r", "r.yaml", "-o", "out.onnx", "-q"]
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert _status(command) == Exit.CANNOT_RUN
+    assert "`accelerate launch --cpu` starts one process" in capsys.readouterr().err
+    monkeypatch.delenv("MASTER_ADDR")  # one was asked for
+    assert not processes.is_short()
 
 
 def test_what_several_processes_cannot_do_is_said(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:

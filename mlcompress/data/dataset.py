@@ -114,6 +114,11 @@ class Dataset:
         return self.labels is not None
 
     @property
+    def has_classes(self) -> bool:
+        """Whether each sample has one class number."""
+        return self.labels is not None and self.labels.dtype.kind in "iu" and self.labels.ndim == 1
+
+    @property
     def rows(self) -> Array:
         """int64 [N], which the caller must not change: the row of the source behind each sample."""
         return self._rows

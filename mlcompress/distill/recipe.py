@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from mlcompress.distill.grid import trials
 from mlcompress.distill.recipe_teachers import TeachersSection
 from mlcompress.recipe.sections import Count, Section, Shared, refuse_unused
-from mlcompress.train.losses import annotation, entry, is_labelled
+from mlcompress.train.losses import annotation, entry, is_labelled, refuse_heads_alone
 
 
 class StudentSection(Section):
@@ -123,6 +123,11 @@ class DistillSection(Section):
         return {**value, "student": {"width": 1.0, "weights": "fresh"}} if again else value
 
     @model_validator(mode="after")
+    def _output_learns(self) -> "DistillSection":
+        refuse_heads_alone(self.losses)
+        return self
+
+    @model_validator(mode="after")
     def _whole_grid(self) -> "DistillSection":
         if self.sweep is not None:
             trials(self.losses, self.sweep.values)
@@ -136,4 +141,4 @@ class DistillRecipe(Shared):
 
     def needs(self) -> dict[str, bool]:
         """Training data; with labels where a loss reads them."""
-        return {"train": any(is_labelled(loss.name) for loss in self.distill.losses)}
+        return {"train": any(is_labelled(loss) for loss in self.distill.losses)}

@@ -28,10 +28,11 @@ class TeacherEntry(Section):
 class TeachersSection(Section):
     """Several teachers: how they are combined, and how each differs."""
 
-    combine: Literal["mean", "weighted", "confidence"] = Field(
+    combine: Literal["mean", "weighted", "confidence", "learned"] = Field(
         "mean",
         description="mean: average of the class probabilities. weighted: with `weights`. confidence: each"
-        " sample listens most to the teacher with the smallest cross-entropy, or entropy without labels",
+        " sample listens most to the teacher with the smallest cross-entropy, or entropy without labels."
+        " learned: the weights by which held-out labels are most likely",
     )
     weights: list[Positive] = Field(
         [], description="weighted: one for TEACHER, each -t, and each more of `each`"

@@ -13,6 +13,7 @@ from mlcompress.distill.simkd import graft
 from mlcompress.distill.student import make_student
 from mlcompress.distill.sweep import sweep
 from mlcompress.train.ensemble import Ensemble
+from mlcompress.train.mixture import learn_weights
 from mlcompress.train.recover import learn, training_data
 
 
@@ -45,6 +46,10 @@ def _distil(
     data = training_data(context)
     student = make_student(origin, section.student, context)
     grown = graft(student.model, model, section.losses, context.seed)
+    ensemble, how = _ensemble(context, section.teachers), dict[str, Any]()
+    if ensemble is not None and section.teachers.combine == "learned":
+        fitted = learn_weights(ensemble, grown.losses, student.model, context, settings.threads)
+        ensemble, how = fitted.ensemble, fitted.facts
     learnt = learn(
         student.model,
         model,
@@ -57,14 +62,14 @@ def _distil(
         where="distill",
         cache=section.cache,
         frozen=grown.frozen,
-        ensemble=_ensemble(context, section.teachers),
+        ensemble=ensemble,
     )
     history = learnt.history
     before, after = graph.parameters(origin), graph.parameters(student.model)
     details = {
         "student": {**student.description, "params_teacher": before, "params": after, **grown.description},
         "losses": [entry.model_dump(by_alias=True, exclude_none=True) for entry in grown.losses],
-        **_teachers(context, section.teachers),
+        **_teachers(context, section.teachers, how),
         "teacher_cache": learnt.is_cached,
         "teacher_cache_read": learnt.is_read,
         "samples": len(data),
@@ -92,12 +97,12 @@ def _ensemble(context: Context, section: TeachersSection) -> Ensemble | None:
     return Ensemble(context.teachers, section.combine, tuple(section.weights))
 
 
-def _teachers(context: Context, section: TeachersSection) -> dict[str, Any]:
-    """For the card: which teachers, and how they were combined."""
+def _teachers(context: Context, section: TeachersSection, how: dict[str, Any]) -> dict[str, Any]:
+    """For the card: which teachers, and how they were combined; `how` was learned."""
     if not context.teachers:
         return {}
     files = [{"path": one.file, "own_inputs": one.train is not None} for one in context.teachers]
-    told: dict[str, Any] = {"files": files, "combine": section.combine}
+    told: dict[str, Any] = {"files": files, "combine": section.combine, **how}
     if section.combine == "weighted":
         told["weights"] = [weight / sum(section.weights) for weight in section.weights]
     if section.combine == "confidence":

@@ -1,6 +1,6 @@
 """The teachers of a command: TEACHER, those of -t, and those that the recipe alone names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,16 +9,20 @@ import onnx_ir as ir
 
 from mlcompress import checkpoint, console, graph
 from mlcompress.context import GivenTeacher
-from mlcompress.data import Dataset, open_data
+from mlcompress.data import Dataset, inherit, open_data
 from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.distill.recipe_teachers import TeacherEntry
 from mlcompress.errors import DataError, RecipeError, UserError
 from mlcompress.files import is_same
 from mlcompress.graph import Signature
 from mlcompress.job import Job
-from mlcompress.recipe.sections import ModelSection
+from mlcompress.recipe.sections import DataEntry, ModelSection
 
 WHERE = "distill.teachers"
+UNLABELLED = (
+    f"{WHERE}.combine: learned needs class numbers; name the `label` of data.train or data.validation,"
+    " or use `mean`"
+)
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,16 @@ def own_models(recipe: DistillRecipe) -> dict[Path, ModelSection]:
 
 
 def open_teachers(
-    job: Job, recipe: DistillRecipe, model: ir.Model, train: Dataset | None
+    job: Job,
+    recipe: DistillRecipe,
+    model: ir.Model,
+    train: Dataset | None,
+    validation: Dataset | None = None,
 ) -> tuple[GivenTeacher, ...]:
     """Load the other teachers, and open the training data once more for those that take something else.
 
-    `model` is TEACHER, loaded; `train` is the whole of data.train as it takes it. () for one plain teacher.
+    `model` is TEACHER, loaded; `train` is the whole of data.train as it takes it, `validation` that of
+    data.validation, which is opened once more where weights are learned on it. () for one plain teacher.
 
     Raises:
         UserError: a line for everything that is wrong with any of them.
@@ -83,9 +92,13 @@ def open_teachers(
         return ()
     problems: list[str] = []
     teachers: list[GivenTeacher] = []
+    learned = recipe.distill.teachers.combine == "learned"
+    if learned and train is not None and not any(data and data.has_classes for data in (train, validation)):
+        problems.append(UNLABELLED)
+    sets = {"train": train, "validation": validation if learned else None}
     for number, one in enumerate(found):
         try:
-            teachers.append(_open(one, model if number == 0 else None, job, recipe, model, train))
+            teachers.append(_open(one, model if number == 0 else None, job, recipe, model, sets))
         except UserError as problem:
             problems += problem.lines
     if problems:
@@ -93,10 +106,17 @@ def open_teachers(
     return tuple(teachers)
 
 
-def in_part(teachers: Sequence[GivenTeacher], whole: Dataset, part: Dataset) -> tuple[GivenTeacher, ...]:
-    """The teachers with only those of their samples that `part` has of `whole`."""
-    kept = np.searchsorted(whole.rows, part.rows)
-    return tuple(one if one.train is None else replace(one, train=one.train.subset(kept)) for one in teachers)
+def in_part(
+    teachers: Sequence[GivenTeacher], whole: Dataset, part: Dataset, held: Dataset
+) -> tuple[GivenTeacher, ...]:
+    """The teachers with those of their samples that `part` and `held` have of `whole`."""
+    kept, rest = (np.searchsorted(whole.rows, some.rows) for some in (part, held))
+    return tuple(
+        one
+        if one.train is None
+        else replace(one, train=one.train.subset(kept), validation=one.train.subset(rest))
+        for one in teachers
+    )
 
 
 def _open(
@@ -105,14 +125,18 @@ def _open(
     job: Job,
     recipe: DistillRecipe,
     first: ir.Model,
-    train: Dataset | None,
+    sets: Mapping[str, Dataset | None],
 ) -> GivenTeacher:
     entry = one.entry or TeacherEntry(file=str(one.file))
     model = loaded or checkpoint.load(one.file, entry.model or recipe.model, no_code=job.no_code)
     classes = tuple(entry.classes.values()) if entry.classes else ()
     _check_outputs(model, entry, classes, one)
-    own = _own_data(one, entry, model, first, recipe, train, job.no_code) if loaded is None else None
-    return GivenTeacher(model, str(one.file), own, dict(entry.outputs), classes)
+    own: dict[str, Dataset | None] = {}
+    for name, data in sets.items() if loaded is None else ():
+        own[name] = _own_data(one, entry, model, first, recipe, name, data, job.no_code)
+    return GivenTeacher(
+        model, str(one.file), own.get("train"), dict(entry.outputs), classes, own.get("validation")
+    )
 
 
 def _check_outputs(model: ir.Model, entry: TeacherEntry, classes: Sequence[int], one: Named) -> None:
@@ -140,20 +164,23 @@ def _own_data(
     model: ir.Model,
     first: ir.Model,
     recipe: DistillRecipe,
-    train: Dataset | None,
+    name: str,
+    data: Dataset | None,
     no_code: bool,
 ) -> Dataset | None:
-    """data.train as this teacher takes it; None where that is as TEACHER does."""
+    """The entry `name` as this teacher takes it; None where that is as TEACHER does, `data`."""
     changed = {"inputs", "transforms", "size"} & entry.model_fields_set
     signature = graph.signature(model)
     if not changed and _alike(signature, graph.signature(first)):
         return None
-    if recipe.data.train is None or train is None:
+    given: DataEntry | None = getattr(recipe.data, name)
+    if given is None or data is None:
         return None  # said already
-    source = recipe.data.train.model_copy(update={key: getattr(entry, key) for key in changed})
+    given = inherit(given, recipe.data.train) if name != "train" else given
+    source = given.model_copy(update={key: getattr(entry, key) for key in changed})
     if "inputs" not in changed:
         source = source.model_copy(update={"inputs": _renamed(source.inputs or {}, signature)})
-    data = open_data(
+    found = open_data(
         source,
         signature,
         where=one.place,
@@ -162,13 +189,13 @@ def _own_data(
         no_code=no_code,
         shapes=recipe.measure.shapes,
     )
-    if not np.array_equal(data.rows, train.rows):
+    if not np.array_equal(found.rows, data.rows):
         raise DataError(
-            f"{one.place}: gives {len(data)} samples, data.train {len(train)}; name arrays of one length"
+            f"{one.place}: gives {len(found)} samples, data.{name} {len(data)}; name arrays of one length"
         )
-    for note in data.origin.notes:
+    for note in found.origin.notes:
         console.say(note)
-    return data
+    return found
 
 
 def _renamed(inputs: dict[str, str | list[str]], signature: Signature) -> dict[str, str | list[str]] | None:

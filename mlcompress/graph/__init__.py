@@ -2,6 +2,7 @@
 
 from mlcompress.graph.clean import clean
 from mlcompress.graph.costs import Layer, layers, macs, parameters
+from mlcompress.graph.frozen import unfrozen, weights_matching
 from mlcompress.graph.load import load
 from mlcompress.graph.names import Matches, no_match, nodes_matching, skipped_nodes
 from mlcompress.graph.save import copy, file_bytes, save, source, tensor_bytes, to_bytes
@@ -38,5 +39,7 @@ __all__ = [
     "storage",
     "tensor_bytes",
     "to_bytes",
+    "unfrozen",
     "verify",
+    "weights_matching",
 ]

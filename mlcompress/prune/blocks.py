@@ -10,7 +10,7 @@ from mlcompress import graph
 from mlcompress.data.dataset import Dataset
 from mlcompress.data.samples import batches
 from mlcompress.errors import DataError
-from mlcompress.graph.dependency.blocks import Block, blocks, bypass
+from mlcompress.graph.dependency.blocks import Block, blocks, bypass, left_alone
 from mlcompress.graph.session import session
 from mlcompress.prune.layer_scores import Array, Flow, layer_scores
 from mlcompress.registry import Choice
@@ -35,6 +35,8 @@ class Layers:
         self._model, self._skip = model, frozenset(skip)
         self._score, self._data = score, data.subset(np.arange(min(MOST, len(data))))
         self.original = [block.name for block in blocks(model, self._skip)]
+        self.skipped = left_alone(model, self._skip)
+        """Of the card: residual sums whose branch stays, and why."""
 
     def scores(self) -> dict[str, float]:
         """Name of each block that is left -> mean score over the samples, the sum's name standing for it."""

@@ -11,12 +11,13 @@ from mlcompress import graph
 from mlcompress.graph.dependency import Analysis, Family, analyse, remove
 from mlcompress.graph.dependency.widths import multiple
 from mlcompress.measure.refit import Lost, lost
+from mlcompress.measure.trial_fit import TrialFit
 from mlcompress.prune import amounts
 from mlcompress.prune.amounts import Ranked
 from mlcompress.prune.criteria import COMPARABLE, Group, rank
 from mlcompress.prune.dequantised import for_ranking
 from mlcompress.prune.material import Material
-from mlcompress.prune.observed_channels import Fields, lacking, measure, weights_of
+from mlcompress.prune.observed_channels import Fields, in_portions, lacking, measure, weights_of
 from mlcompress.prune.recipe import PruneSection
 
 
@@ -33,7 +34,7 @@ class Channels:
         self, model: ir.Model, material: Material, skip: Collection[str], rng: np.random.Generator
     ) -> None:
         section = material.recipe.prune
-        self._model, self._section, self._skip, self._rng = model, section, frozenset(skip), rng
+        self.model, self._section, self._skip, self._rng = model, section, frozenset(skip), rng
         self._material = material
         analysis = analyse(model, skip=self._skip)
         self.original = {family.name: family.units for family in analysis.families}
@@ -53,7 +54,7 @@ class Channels:
         """Remove the lowest units in place until `share` of what is to go is gone: towards the `wanted`
         widths, else towards the recipe's ratio, or those below its threshold; what the layers lose."""
         ranked = self.ranked()
-        return _cut(self._model, self._skip, ranked, self._keep(ranked, share, wanted))
+        return _cut(self.model, self._skip, ranked, self._keep(ranked, share, wanted))
 
     def doomed(
         self, share: float, wanted: Mapping[str, int] | None
@@ -79,37 +80,49 @@ class Channels:
 
     def ranked(self) -> list[Ranked]:
         """The families that may lose units, with the scores that their units have now."""
-        scored, analysis = for_ranking(self._model), analyse(self._model, skip=self._skip)
+        scored, analysis = for_ranking(self.model), analyse(self.model, skip=self._skip)
         families = [family for family in analysis.families if family.name in self._allowed]
-        fields = measure(self._model, scored, analysis, families, self._material)
-        return [self._rank(scored, family, fields[family.name]) for family in families]
+        ranked: list[Ranked] = []
+        for some in in_portions(self._section.criterion.name, self.model, analysis, families):
+            fields = measure(self.model, scored, analysis, some, self._material)
+            ranked += [self._rank(scored, family, fields[family.name]) for family in some]
+        return ranked
+
+    def unranked(self) -> list[Ranked]:
+        """The families that may lose units, before anything is known of these."""
+        return [self._ranked(family, np.zeros(family.units)) for family in self._families()]
 
     def matrices(self) -> list[str]:
         """Names of the weights that the units are ranked by."""
-        scored = for_ranking(self._model)
+        scored = for_ranking(self.model)
         return list(dict.fromkeys(m.tensor for f in self._families() for m in weights_of(scored, f)))
 
     def _families(self) -> list[Family]:
-        families = analyse(self._model, skip=self._skip).families
+        families = analyse(self.model, skip=self._skip).families
         return [family for family in families if family.name in self._allowed]
 
-    def trial(self, ranked: list[Ranked], keep: Mapping[str, int]) -> ir.Model:
-        """A copy without the lowest units of each family, but for as many as `keep` says of it."""
-        model = graph.copy(self._model)
-        _cut(model, self._skip, ranked, keep)
+    def trial(self, ranked: list[Ranked], keep: Mapping[str, int], fit: TrialFit | None = None) -> ir.Model:
+        """A copy without the lowest units of each family, but for as many as `keep` says of it; what is left
+        is fitted, if by `fit`."""
+        model = graph.copy(self.model)
+        what = _cut(model, self._skip, ranked, keep)
+        if fit is not None:
+            fit(model, what)
         return model
 
     def widths(self) -> dict[str, list[int]]:
         """Family name -> units before the first step and now."""
-        now = {family.name: family.units for family in analyse(self._model, skip=self._skip).families}
+        now = {family.name: family.units for family in analyse(self.model, skip=self._skip).families}
         return {name: [units, now.get(name, 1)] for name, units in self.original.items()}
 
     def _rank(self, scored: ir.Model, family: Family, fields: Fields) -> Ranked:
-        choice = self._section.criterion
-        scores = rank(choice, _group(scored, family, self._rng, fields))
+        return self._ranked(family, rank(self._section.criterion, _group(scored, family, self._rng, fields)))
+
+    def _ranked(self, family: Family, scores: NDArray[np.float64]) -> Ranked:
         original = self.original[family.name]
         rounded_to = multiple(original, conv=family.conv, round_to=self._section.round_to)
-        return Ranked(family.name, scores, rounded_to, original, choice.name in COMPARABLE)
+        comparable = self._section.criterion.name in COMPARABLE
+        return Ranked(family.name, scores, rounded_to, original, comparable)
 
 
 def _cut(model: ir.Model, skip: Collection[str], ranked: list[Ranked], keep: Mapping[str, int]) -> Lost:

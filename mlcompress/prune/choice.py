@@ -1,6 +1,6 @@
 """Which single weights and kernels stay."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from mlcompress.prune.criteria.elementwise import upper_factor
 from mlcompress.prune.masks import back, by_row, highest, n_of_m, rows, together
 from mlcompress.prune.material import Material
 from mlcompress.prune.obs import given, pattern, sharing, sweep
-from mlcompress.prune.observed_elements import Fields, measure, reader
+from mlcompress.prune.observed_elements import in_portions, measure, reader
 from mlcompress.prune.recipe import PruneSection
 from mlcompress.prune.recovery import Masks
 
@@ -37,9 +37,9 @@ def choose(
     The model stays as it is.
     """
     section = material.recipe.prune
-    fields = measure(model, names, material)
     if section.criterion.name == "sparsegpt":
-        return _swept(model, names, material, share, fields)
+        return _swept(model, names, material, share)
+    fields = measure(model, names, material)
     scores = {
         name: _zeros_first(model, name, _scores(model, name, section, fields[name], rng)) for name in names
     }
@@ -111,18 +111,22 @@ def _as_weight(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bo
     return np.broadcast_to(mask.reshape(*mask.shape, *[1] * (len(shape) - mask.ndim)), shape).copy()
 
 
-def _swept(
-    model: ir.Model, names: Sequence[str], material: Material, share: float, fields: Mapping[str, Fields]
-) -> Chosen:
+def _swept(model: ir.Model, names: Sequence[str], material: Material, share: float) -> Chosen:
     """SparseGPT, layer by layer and group by group of a Conv."""
     section = material.recipe.prune
     options = section.criterion.options()
     nodes = {name: reader(model, name) for name in names}
     weights = {name: numbers(model.graph.initializers[name]).astype(np.float64) for name in names}
     parts = {name: rows(nodes[name], weight) for name, weight in weights.items()}
-    factors = {
-        name: [upper_factor(one, options["damping"]) for one in fields[name]["second"]] for name in names
-    }
+    groups = in_portions(model, names)
+    held = measure(model, names, material) if len(groups) == 1 else None
+
+    def moments() -> Iterator[tuple[str, NDArray[np.float64]]]:
+        """Of each layer, as many at a time as may be held."""
+        for some in groups:
+            fields = held or measure(model, some, material)
+            yield from ((name, fields[name]["second"]) for name in some)
+
     chunk, choosers = (
         options["block"],
         {name: [sharing((section.ratio or 0.0) * share)] * len(parts[name]) for name in names},
@@ -135,18 +139,18 @@ def _swept(
             name: np.stack(
                 [
                     rank(section.criterion, Group((), 0, np.random.default_rng(0), weight=one, second=second))
-                    for one, second in zip(parts[name], fields[name]["second"], strict=True)
+                    for one, second in zip(parts[name], seconds, strict=True)
                 ]
             )
-            for name in names
+            for name, seconds in moments()
         }
         kept = _kept(scores, nodes, section, share)
         choosers = {name: [given(one) for one in kept[name]] for name in names}
     masks, fitted = {}, {}
-    for name in names:
+    for name, seconds in moments():
         done = [
-            sweep(one, factor, chooser, chunk)
-            for one, factor, chooser in zip(parts[name], factors[name], choosers[name], strict=True)
+            sweep(one, upper_factor(second, options["damping"]), chooser, chunk)
+            for one, second, chooser in zip(parts[name], seconds, choosers[name], strict=True)
         ]
         shape = weights[name].shape
         fitted[name] = back(nodes[name], np.stack([new for new, _ in done]), shape)

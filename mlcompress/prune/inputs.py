@@ -1,13 +1,47 @@
 """Running statistics of what flows between layers: one update a batch, memory of one batch."""
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mlcompress.graph.columns import POSITIONS, to_columns
+from mlcompress.data.dataset import Dataset
+from mlcompress.graph.columns import POSITIONS, attribute, columns, to_columns
 from mlcompress.graph.initializers import constant
+from mlcompress.measure.tapped import Statistic, fill
 
 Array = NDArray[np.float64]
+MOMENT_BYTES = 2**29
+"""Second moments that are held at once: those of further layers are measured in further passes over the
+samples. One layer of the most columns that are allowed has as many."""
+
+
+def observe(model: ir.Model, seen: Iterable[tuple[str, Statistic]], data: Dataset) -> None:
+    """Update each statistic with the tensor of its name over all samples; errors as of `tapped.track`."""
+    by_value: dict[str, list[Statistic]] = {}
+    for value, statistic in seen:
+        by_value.setdefault(value, []).append(statistic)
+    fill(model, by_value, data)
+
+
+def portions(sizes: Mapping[str, int], most: int) -> list[list[str]]:
+    """The names in their order, in groups of at most `most` bytes; what is larger is a group alone."""
+    groups: list[list[str]] = []
+    left = 0
+    for name, size in sizes.items():
+        if not groups or size > left:
+            groups.append([])
+            left = most
+        groups[-1].append(name)
+        left -= size
+    return groups
+
+
+def moment_bytes(node: ir.Node) -> int:
+    """Of a layer's second moments [G, K, K] in float64."""
+    groups = attribute(node, "group", 1) if node.op_type == "Conv" else 1
+    return 8 * groups * columns(node) ** 2
 
 
 class Units:

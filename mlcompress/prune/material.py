@@ -27,9 +27,14 @@ class Material:
     """Initializer name -> -sum w dL/dw of the training before the next cut."""
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Raise DataError where the criterion is measured on samples and there are none."""
+        if self.recipe.prune.measured_on():
+            self._some()
+
     def observed(self) -> Dataset:
         """Samples for activations: `data.calibration`, else `data.train`, as many as the criterion says."""
-        return self._some(self.context.calibration, self.context.train)
+        return self._some()
 
     def pass_gradients(
         self, model: ir.Model, names: Sequence[str], use: Callable[[Gradient], None]
@@ -48,7 +53,7 @@ class Material:
             raise UnsupportedError(
                 *(f"prune.criterion {criterion}: {line}; use l2, which needs no gradients" for line in lines)
             )
-        data = self._some(self.context.train, self.context.calibration)
+        data = self._some()
         executor = Executor(model, purpose="prune")
         wanted = [name for name in names if name in executor.trainable]
         if not wanted:
@@ -63,13 +68,16 @@ class Material:
                 use(found)
         return set(wanted)
 
-    def _some(self, *sources: Dataset | None) -> Dataset:
-        for data in sources:
+    def _some(self) -> Dataset:
+        sources = self.recipe.prune.measured_on()
+        for name in sources:
+            data: Dataset | None = getattr(self.context, name)
             if data is not None and len(data):
                 count = min(self.recipe.prune.criterion.options()["samples"], len(data))
                 self.facts |= {"data": data.name, "samples": count}
                 return data.subset(np.arange(count))
+        best, other = sources
         raise DataError(
-            f"prune.criterion {self.recipe.prune.criterion.name}: is measured on samples; add `data.train`"
-            " or `data.calibration`"
+            f"prune.criterion {self.recipe.prune.criterion.name}: is measured on samples; add"
+            f" `data: {{{best}: {{path: FILE.npz}}}}`, or `data.{other}`"
         )

@@ -11,9 +11,9 @@ from mlcompress.graph.columns import MOST_COLUMNS, columns, obstacle, to_rows
 from mlcompress.graph.dependency import Analysis, Family
 from mlcompress.graph.dependency.families import Member
 from mlcompress.graph.initializers import constant, numbers
-from mlcompress.measure.tapped import fill
+from mlcompress.prune import inputs
 from mlcompress.prune.criteria import ACTIVATIONS, GRADIENTS, Layer, needs
-from mlcompress.prune.inputs import Second, Squares, Units
+from mlcompress.prune.inputs import Second, Squares, Units, observe
 from mlcompress.prune.material import Material
 
 Fields = dict[str, Any]
@@ -60,6 +60,21 @@ def lacking(criterion: str, model: ir.Model, analysis: Analysis, family: Family)
             " use criterion l2"
         )
     return None
+
+
+def in_portions(
+    criterion: str, model: ir.Model, analysis: Analysis, families: Sequence[Family]
+) -> list[list[Family]]:
+    """Groups of families to `measure` one after the other: one, but for second moments of layers, of which
+    at most `MOMENT_BYTES` are held at once."""
+    if "layers" not in needs(criterion):
+        return [list(families)]
+    by_name = {family.name: family for family in families}
+    sizes = {  # the sums and what a family takes of them
+        family.name: 2 * sum(inputs.moment_bytes(node) for node, _ in _fitted(model, analysis, family))
+        for family in families
+    }
+    return [[by_name[name] for name in names] for names in inputs.portions(sizes, inputs.MOMENT_BYTES)]
 
 
 def measure(
@@ -190,7 +205,7 @@ def _add_activations(
 ) -> None:
     first = {family.name: _readers(model, analysis, family)[0] for family in families}
     seen = {(r.value, r.value_axis): Units(r.value_axis) for r in first.values()}
-    fill(model, _by_value(seen), material.observed())
+    observe(model, [(value, found) for (value, _), found in seen.items()], material.observed())
     for family in families:
         reader = first[family.name]
         units = seen[reader.value, reader.value_axis]
@@ -207,7 +222,7 @@ def _add_norms(
 ) -> None:
     readers = {family.name: _readers(model, analysis, family) for family in families}
     seen = {(r.value, r.value_axis): Squares(r.value_axis) for rs in readers.values() for r in rs if r.tensor}
-    fill(model, _by_value(seen), material.observed())
+    observe(model, [(value, found) for (value, _), found in seen.items()], material.observed())
     for family in families:
         norms = {
             (r.tensor, r.axis): np.sqrt(r.per_unit(seen[r.value, r.value_axis].mean, family.units))[:, None]
@@ -218,13 +233,6 @@ def _add_norms(
         fields[family.name]["input_norms"] = tuple(
             norms.get((member.tensor, member.axis), np.zeros((family.units, 1))) for member in members
         )
-
-
-def _by_value(seen: Mapping[tuple[str, int], Any]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    for (value, _), statistic in seen.items():
-        found.setdefault(value, []).append(statistic)
-    return found
 
 
 # ---------------------------------------------------------------- layers to fit
@@ -254,10 +262,8 @@ def _add_layers(
 ) -> None:
     layers = {family.name: _fitted(model, analysis, family) for family in families}
     seen = {node: Second(node) for found in layers.values() for node, _ in found}
-    by_value: dict[str, list[Any]] = {}
-    for node, second in seen.items():
-        by_value.setdefault(str(node.inputs[0].name), []).append(second)  # type: ignore[union-attr]
-    fill(model, by_value, material.observed())
+    read = [(str(node.inputs[0].name), second) for node, second in seen.items()]  # type: ignore[union-attr]
+    observe(model, read, material.observed())
     for family in families:
         fields[family.name]["layers"] = tuple(
             _layer(node, member, seen[node].mean[0]) for node, member in layers[family.name]

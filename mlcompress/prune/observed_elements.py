@@ -1,7 +1,6 @@
 """What criteria ask of single weights and kernels: arrays of each weight's own shape."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -9,9 +8,9 @@ import onnx_ir as ir
 from mlcompress.errors import UnsupportedError, shorten
 from mlcompress.graph.columns import MOST_COLUMNS, columns, from_rows, obstacle, to_rows
 from mlcompress.graph.initializers import numbers
-from mlcompress.measure.tapped import fill
+from mlcompress.prune import inputs
 from mlcompress.prune.criteria import ACTIVATIONS, GRADIENTS, INPUTS, criteria, needs
-from mlcompress.prune.inputs import Second, Units
+from mlcompress.prune.inputs import Second, Units, observe
 from mlcompress.prune.material import Material
 
 Fields = dict[str, np.ndarray]
@@ -34,6 +33,12 @@ def lacking(criterion: str, model: ir.Model, name: str) -> str | None:
     if reason is None and "second" in wanted and columns(node) > MOST_COLUMNS:
         reason = f"{columns(node)} inputs, at most {MOST_COLUMNS} for second moments"
     return None if reason is None else f"criterion {criterion}: {reason}"
+
+
+def in_portions(model: ir.Model, names: Sequence[str]) -> list[list[str]]:
+    """Groups of weights whose second moments together take at most `MOMENT_BYTES`."""
+    sizes = {name: inputs.moment_bytes(reader(model, name)) for name in names}
+    return inputs.portions(sizes, inputs.MOMENT_BYTES)
 
 
 def measure(model: ir.Model, names: Sequence[str], material: Material) -> dict[str, Fields]:
@@ -85,7 +90,7 @@ def _input_scores(model: ir.Model, names: Sequence[str], material: Material) -> 
     choice = material.recipe.prune.criterion
     nodes = {name: reader(model, name) for name in names}
     seen = {name: Units(1 if node.op_type == "Conv" else -1) for name, node in nodes.items()}
-    fill(model, _by_value(nodes, seen), material.observed())
+    observe(model, [(_source(node), seen[name]) for name, node in nodes.items()], material.observed())
     found = {}
     for name, node in nodes.items():
         score = criteria.bind(choice)(**{field: getattr(seen[name], field) for field in needs(choice.name)})
@@ -103,9 +108,9 @@ def _inputs(
 ) -> dict[str, Fields]:
     nodes = {name: reader(model, name) for name in names}
     seen = {name: Second(node, diagonal="second" not in wanted) for name, node in nodes.items()}
-    fill(model, _by_value(nodes, seen), material.observed())
+    observe(model, [(_source(node), seen[name]) for name, node in nodes.items()], material.observed())
     if "second" in wanted:
-        return {name: {"second": seen[name].mean} for name in names}
+        return {name: {"second": seen.pop(name).mean} for name in names}
     return {
         name: {
             "input_norms": _spread(node, np.sqrt(seen[name].mean), numbers(model.graph.initializers[name]))
@@ -120,18 +125,11 @@ def _spread(node: ir.Node, inputs: np.ndarray, weight: np.ndarray) -> np.ndarray
     return from_rows(node, np.broadcast_to(inputs[:, None, :], rows.shape), weight.shape)
 
 
-def _by_value(nodes: Mapping[str, ir.Node], seen: Mapping[str, Any]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    for name, node in nodes.items():
-        found.setdefault(str(_source(node).name), []).append(seen[name])
-    return found
-
-
-def _source(node: ir.Node) -> ir.Value:
+def _source(node: ir.Node) -> str:
     source = node.inputs[0]
     if source is None:
         raise ValueError(f"{node.name} reads nothing")
-    return source
+    return str(source.name)
 
 
 def _shape(model: ir.Model, name: str) -> tuple[int, ...]:

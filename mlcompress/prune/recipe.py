@@ -13,7 +13,7 @@ from mlcompress.recipe.finetune import Finetune
 from mlcompress.recipe.sections import Count, Section, Shared, refuse_unused
 from mlcompress.registry import Choice
 from mlcompress.train.losses import annotation as loss_annotation
-from mlcompress.train.losses import is_labelled
+from mlcompress.train.losses import is_labelled, refuse_heads_alone
 
 UNITS = ("channel", "head", "hidden")
 """Granularities that remove units of families."""
@@ -60,6 +60,7 @@ class PruneFinetune(Finetune):
         names = [entry.name for entry in self.losses or ()]
         if "simkd" in names:
             raise ValueError("losses: simkd gives the model another head, which pruning must not; use hint")
+        refuse_heads_alone(self.losses or ())
         given = self.losses is not None
         return refuse_unused(self, dict.fromkeys(("teacher", "temperature", "soft"), not given))
 
@@ -235,6 +236,8 @@ class PruneRecipe(Shared):
     def _an_epoch_for_each_step(self) -> "PruneRecipe":
         if self.prune.finetune is None:
             return self
+        if self.train.freeze and self.prune.criterion.name == "movement":
+            raise ValueError("train.freeze: movement judges weights by their training; leave one of them out")
         epochs, before = self.train.epochs, self.prune.epochs_before(self.train.epochs)
         steps = len(self.prune.steps(epochs))
         if epochs - before < steps:
@@ -250,11 +253,11 @@ class PruneRecipe(Shared):
         finetune, sources = self.prune.finetune, self.prune.measured_on()
         found = {"calibration": False}
         if finetune is not None:
-            labelled = any(is_labelled(entry.name) for entry in finetune.losses or ())
+            labelled = any(is_labelled(entry) for entry in finetune.losses or ())
             found["train"] = labelled or finetune.teacher == "none"
         if sources:
             there = [name for name in sources if getattr(self.data, name) is not None]
-            found.setdefault(there[0] if there else "train", False)
+            found |= {name: found.get(name, False) for name in there[:1]}
         if self.prune.granularity == "layer":
             found["calibration"] = False
         return found

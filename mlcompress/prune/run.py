@@ -10,14 +10,14 @@ from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.errors import UnsupportedError
 from mlcompress.measure.refit import refit
-from mlcompress.prune import elements, widths
+from mlcompress.prune import elements, feasible, widths
 from mlcompress.prune.blocks import Layers
 from mlcompress.prune.channels import Channels
 from mlcompress.prune.choice import choose
 from mlcompress.prune.material import Material
 from mlcompress.prune.recipe import ZEROS, PruneRecipe, PruneSection
 from mlcompress.prune.recovery import check_trainable, make_sparse, move, recover, settle, unimproved
-from mlcompress.prune.storage import store_zeros
+from mlcompress.prune.storage import check_storage, store_zeros
 
 NONE = {
     "channel": "all are tied to its inputs and outputs, or `skip` names them",
@@ -38,10 +38,8 @@ def run(model: ir.Model, recipe: PruneRecipe, context: Context) -> tuple[ir.Mode
     Raises:
         UnsupportedError: nothing can be pruned, or fine-tuning is asked for and the graph cannot be trained.
     """
-    skip = {str(node.name) for node in graph.nodes_matching(model, recipe.skip).nodes}
-    original = graph.copy(model)
-    if recipe.prune.finetune is not None:
-        check_trainable(model)
+    check(model, recipe, context)
+    skip, original = _skipped(model, recipe), graph.copy(model)
     prune = {**dict.fromkeys(ZEROS, _prune_elements), "layer": _prune_layers}.get(
         recipe.prune.granularity, _prune_channels
     )
@@ -49,17 +47,42 @@ def run(model: ir.Model, recipe: PruneRecipe, context: Context) -> tuple[ir.Mode
     return model, change
 
 
+def check(model: ir.Model, recipe: PruneRecipe, context: Context) -> None:
+    """What `run` would refuse, as far as it is known before anything is ranked or trained.
+
+    Raises:
+        UnsupportedError: nothing can be pruned, fine-tuning is asked for and the graph cannot be trained, a
+            target is out of reach, or zeros cannot be stored as asked.
+        RecipeError: the plan cannot be read, or is that of another model.
+        DataError: samples are missing.
+    """
+    section, skip = recipe.prune, _skipped(model, recipe)
+    material = Material(model, recipe, context)
+    material.check()
+    if section.finetune is not None:
+        check_trainable(model)
+    if section.granularity in ZEROS:
+        names, _ = _weights(model, section, skip)
+        check_storage(model, names, section, context)
+    elif section.granularity == "layer":
+        _layers(model, section, skip, context)
+    else:
+        channels = _channels(model, material, skip)
+        feasible.check(channels, section, model, context)
+
+
+def _skipped(model: ir.Model, recipe: PruneRecipe) -> set[str]:
+    return {str(node.name) for node in graph.nodes_matching(model, recipe.skip).nodes}
+
+
 def _prune_channels(
     model: ir.Model, original: ir.Model, recipe: PruneRecipe, skip: Collection[str], context: Context
 ) -> Change:
     material = Material(original, recipe, context)
-    channels = Channels(model, material, skip, np.random.default_rng(recipe.seed))
-    if not channels.families:
-        raise UnsupportedError(
-            f"prune: no {recipe.prune.granularity} of this model can be removed "
-            f"({_first(channels.skipped) or NONE[recipe.prune.granularity]}); {_instead(model)}"
-        )
+    channels = _channels(model, material, skip)
     section, before = recipe.prune, graph.parameters(model)
+    if section.criterion.name == "movement":  # others look for the target before they train
+        feasible.check_latency(channels, section, original, context)
     moved = move(model, material)
     wanted, found = widths.decide(channels, section, original, context)
     first = section.steps(recipe.train.epochs)[0]
@@ -83,6 +106,17 @@ def _prune_channels(
     return Change(summary, details, channels.skipped, warnings)
 
 
+def _channels(model: ir.Model, material: Material, skip: Collection[str]) -> Channels:
+    recipe = material.recipe
+    channels = Channels(model, material, skip, np.random.default_rng(recipe.seed))
+    if not channels.families:
+        raise UnsupportedError(
+            f"prune: no {recipe.prune.granularity} of this model can be removed "
+            f"({_first(channels.skipped) or NONE[recipe.prune.granularity]}); {_instead(model)}"
+        )
+    return channels
+
+
 def _cut(
     model: ir.Model,
     channels: Channels,
@@ -102,14 +136,8 @@ def _cut(
 def _prune_elements(
     model: ir.Model, original: ir.Model, recipe: PruneRecipe, skip: Collection[str], context: Context
 ) -> Change:
-    material, prunable = Material(original, recipe, context), elements.prunable(model, skip)
-    names, undefined = elements.rankable(model, prunable, recipe.prune)
-    skipped = elements.left_alone(model, prunable, skip) + undefined
-    if not names:
-        raise UnsupportedError(
-            f"prune: no weight matrix of this model can be pruned ({_first(skipped) or 'it has none'}); "
-            "`mlcompress inspect` shows its layers"
-        )
+    material = Material(original, recipe, context)
+    names, skipped = _weights(model, recipe.prune, skip)
     rng, section = np.random.default_rng(recipe.seed), recipe.prune
     steps = section.steps(recipe.train.epochs)
     moved = move(model, material)
@@ -144,15 +172,26 @@ def _prune_elements(
     )
 
 
+def _weights(
+    model: ir.Model, section: PruneSection, skip: Collection[str]
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Those that may lose elements, and why others may not."""
+    prunable = elements.prunable(model, skip)
+    names, undefined = elements.rankable(model, prunable, section)
+    skipped = elements.left_alone(model, prunable, skip) + undefined
+    if not names:
+        raise UnsupportedError(
+            f"prune: no weight matrix of this model can be pruned ({_first(skipped) or 'it has none'}); "
+            "`mlcompress inspect` shows its layers"
+        )
+    return names, skipped
+
+
 def _prune_layers(
     model: ir.Model, original: ir.Model, recipe: PruneRecipe, skip: Collection[str], context: Context
 ) -> Change:
     section, before = recipe.prune, graph.parameters(model)
-    layers = Layers(model, section.layer_score, skip, context.calibration)
-    if not layers.original:
-        raise UnsupportedError(
-            "prune: this model has no residual layer x + f(x) that can be removed; use granularity channel"
-        )
+    layers = _layers(model, section, skip, context)
     histories: list[dict[str, Any] | None] = []
     gone: dict[str, float] = {}
     for number, step in enumerate(section.steps(recipe.train.epochs), start=1):
@@ -171,7 +210,17 @@ def _prune_layers(
         "removed": [{"name": name, "score": float(f"{score:.6g}")} for name, score in gone.items()],
         "finetune": [history for history in histories if history],
     }
-    return Change(summary, details, [], warnings + unimproved(histories))
+    return Change(summary, details, layers.skipped, warnings + unimproved(histories))
+
+
+def _layers(model: ir.Model, section: PruneSection, skip: Collection[str], context: Context) -> Layers:
+    layers = Layers(model, section.layer_score, skip, context.calibration)
+    if not layers.original:
+        raise UnsupportedError(
+            "prune: this model has no residual layer x + f(x) that can be removed "
+            f"({_first(layers.skipped) or 'it has no such sum'}); use granularity channel"
+        )
+    return layers
 
 
 def _how(material: Material, moved: dict[str, Any] | None, sparser: dict[str, Any] | None) -> dict[str, Any]:

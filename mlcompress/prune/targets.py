@@ -34,6 +34,8 @@ TIMED = 6
 MARGIN = 0.985
 """Share of a latency target that is aimed at: another measurement gives another figure."""
 
+UNMEASURED = "prune.target.latency: needs a machine to measure on; use `macs`"
+
 
 @dataclass
 class Reached:
@@ -83,7 +85,7 @@ def reach(
         found.keep, found.ratio = keep, ratio(keep)
         return True
 
-    _refuse_unreachable(ratio(path(1.0)), target)
+    refuse_unreachable(ratio(path(1.0)), target)
     low, high = 0.0, 1.0
     with console.progress("target", HALVINGS) as advance:
         for _ in range(HALVINGS):
@@ -113,7 +115,7 @@ def reach_latency(path: Path, trial: Trial, original: ir.Model, context: Context
     Raises UnsupportedError without a machine to measure on, or when strength 1 is not fast enough.
     """
     if context.latency is None:
-        raise UnsupportedError("prune.target.latency: needs a machine to measure on; use `macs`")
+        raise UnsupportedError(UNMEASURED)
     low, high, found = 0.0, 1.0, Reached({}, 1.0)
     for number in range(2):
         strengths = [low + (high - low) * step / TIMED for step in range(1 if number == 0 else 0, TIMED + 1)]
@@ -123,7 +125,7 @@ def reach_latency(path: Path, trial: Trial, original: ir.Model, context: Context
         found.tried += list(zip(strengths, ratios, strict=True))
         fast = [n for n, ratio in enumerate(ratios) if ratio <= MARGIN * target]
         if not fast:
-            _refuse_unreachable(ratios[-1], target)
+            refuse_unreachable(ratios[-1], target)
             fast = [len(ratios) - 1]
         first = fast[0]
         found.keep, found.ratio = path(strengths[first]), ratios[first]
@@ -131,7 +133,8 @@ def reach_latency(path: Path, trial: Trial, original: ir.Model, context: Context
     return found
 
 
-def _refuse_unreachable(least: float, target: float) -> None:
+def refuse_unreachable(least: float, target: float) -> None:
+    """Raise UnsupportedError where what is left at least is above the target by more than TOLERANCE."""
     if least > target * (1 + TOLERANCE):
         raise UnsupportedError(
             f"prune.target: {target:g} cannot be reached: {least:.3f} is left when every family is cut as far"

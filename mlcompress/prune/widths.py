@@ -10,6 +10,7 @@ import onnx_ir as ir
 from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset
 from mlcompress.errors import RecipeError, shorten
+from mlcompress.measure.trial_fit import TrialFit
 from mlcompress.prune import targets
 from mlcompress.prune.allocation import allocations
 from mlcompress.prune.amounts import Ranked
@@ -33,7 +34,7 @@ def decide(
     """
     ranked = channels.ranked()
     if section.plan is not None:
-        return _replayed(section.plan, ranked), {"plan_of": section.plan}
+        return replayed(section.plan, ranked), {"plan_of": section.plan}
     if section.target is None:
         return None, {}
     name, share = section.target.chosen
@@ -44,7 +45,14 @@ def decide(
     def trial(keep: Wanted) -> ir.Model:
         return channels.trial(ranked, keep)
 
-    path = allocations.bind(allocation)(Families(ranked, trial, original, data))
+    fit = None
+    if allocation.name == "sensitivity" and section.reconstruct and context.calibration is not None:
+        fit = TrialFit(channels.model, context.calibration)  # what is left will make up for what goes
+
+    def fitted(keep: Wanted) -> ir.Model:
+        return channels.trial(ranked, keep, fit)
+
+    path = allocations.bind(allocation)(Families(ranked, fitted, original, data))
     if name == "latency":
         found = targets.reach_latency(path, trial, original, context, share)
     else:
@@ -74,7 +82,8 @@ def _samples(context: Context) -> Dataset | None:
     return next((data for data in (context.calibration, context.validation, context.train) if data), None)
 
 
-def _replayed(path: str, ranked: list[Ranked]) -> Wanted:
+def replayed(path: str, ranked: list[Ranked]) -> Wanted:
+    """The widths of the card at `path`. Raises RecipeError: it cannot be read, or is of another model."""
     where = f"prune.plan: {path}"
     try:
         card = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -210,6 +210,7 @@ class TrainSection(Section):
     clip: Positive | None = Field(None, description="largest gradient norm")
     accumulate: Count = Field(1, description="batches per optimizer step")
     grow: Grow | None = None
+    freeze: list[str] = Field([], description="not trained: globs on weights or nodes, or an op type")
     validation: Fraction = Field(
         0.1, description="share of `data.train` held out, where there is no `data.validation`"
     )

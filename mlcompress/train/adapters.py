@@ -46,14 +46,40 @@ class Heads(nn.Module):
 
     def __init__(self, student: Tensor, teacher: Tensor, dim: int, generator: torch.Generator) -> None:
         super().__init__()
-        widths = (_vector(features, None).shape[1] for features in (student, teacher))
+        widths = (vector(features, None).shape[1] for features in (student, teacher))
         self.student, self.teacher = (nn.Linear(width, dim) for width in widths)
         for layer in (self.student, self.teacher):
             _initialise(layer, generator)
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """(student, teacher) embeddings, float32 [B, dim]."""
-        return self.student(_vector(student, mask)), self.teacher(_vector(teacher, mask))
+        return self.student(vector(student, mask)), self.teacher(vector(teacher, mask))
+
+
+class ShallowHead(nn.Module):
+    """A classifier on features inside a graph: layer, Relu, mean over positions, linear to `width`, classes.
+
+    The layer: [B, C, *size] a 3x3 convolution of stride 2 to `dim` channels, [B, N] and [B, T, D] a linear
+    one. Without `width` the classes are read from the mean.
+    """
+
+    def __init__(
+        self, features: Tensor, classes: int, generator: torch.Generator, *, dim: int, width: int | None
+    ) -> None:
+        super().__init__()
+        given = features.shape[1 if features.ndim > 3 else -1]
+        kinds = {4: nn.Conv2d, 5: nn.Conv3d}
+        kind = kinds.get(features.ndim)
+        self.layer = nn.Linear(given, dim) if kind is None else kind(given, dim, 3, stride=2, padding=1)
+        self.adapter = nn.Identity() if width is None else nn.Linear(dim, width)
+        self.classifier = nn.Linear(width or dim, classes)
+        for layer in (self.layer, self.adapter, self.classifier):
+            _initialise(layer, generator)
+
+    def forward(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(class logits [B, classes], features [B, width or dim])."""
+        found = self.adapter(vector(self.layer(features).relu(), mask))
+        return self.classifier(found), found
 
 
 def pooled(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +109,8 @@ def _to_size(features: Tensor, sizes: list[int]) -> Tensor:
     return functional.adaptive_avg_pool3d(features, (sizes[0], sizes[1], sizes[2]))
 
 
-def _vector(features: Tensor, mask: Tensor | None) -> Tensor:
+def vector(features: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, N]: the mean over positions of [B, C, *size], over tokens (those of the mask) of [B, T, D]."""
     if features.ndim > 3:
         return features.flatten(2).mean(2)
     if features.ndim < 3:

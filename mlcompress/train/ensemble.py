@@ -1,8 +1,8 @@
 """Several teachers of one student: which of them speak to a loss, and what runs them."""
 
 import hashlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Ensemble:
     combine: Combine = "mean"
     weights: tuple[float, ...] = ()
     """One for each teacher, with `weighted`."""
+    learned: Mapping[tuple[Source, ...], tuple[float, ...]] = field(default_factory=dict)
+    """With `learned`: the weights of those that a panel asks (`mixture.learn_weights`)."""
 
     def resolve(self, entry: LossEntry, student: ir.Model, where: str) -> Term:
         """As `terms.resolve`, for all teachers that `entry` asks.
@@ -84,7 +86,7 @@ class Ensemble:
 
     def facts(self) -> list[str]:
         """What a course of training depends on, beside the losses."""
-        told = [self.combine, repr(self.weights)]
+        told = [self.combine, repr(self.weights), repr(list(self.learned.items()))]
         for given in self.teachers:
             told += [
                 hashlib.sha256(graph.to_bytes(given.model)).hexdigest(),
@@ -130,13 +132,15 @@ class Ensemble:
         temperature = None
         if is_classes:
             temperature = 1.0 if entry.name in _STANDARDISED else float(entry.options().get("temperature", 1))
+        if self.combine in ("confidence", "learned") and len(sources) > 1 and not is_classes:
+            raise UnsupportedError(
+                f"{where}: {self.combine} needs class scores, and {entry.name} compares plain values;"
+                " use `combine: weighted`, or name one of the `teachers`"
+            )
         if self.combine == "confidence" and len(sources) > 1:
-            if not is_classes:
-                raise UnsupportedError(
-                    f"{where}: confidence needs class scores, and {entry.name} compares plain values;"
-                    " use `combine: weighted`, or name one of the `teachers`"
-                )
             return Panel(sources, where, temperature, None)
+        if sources in self.learned:
+            return Panel(sources, where, temperature, self.learned[sources])
         raw = [self.weights[number] if self.combine == "weighted" else 1.0 for number, _ in terms]
         return Panel(sources, where, temperature, tuple(weight / sum(raw) for weight in raw))
 

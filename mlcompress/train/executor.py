@@ -2,16 +2,18 @@
 
 import copy
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from mlcompress import graph as graphs
 from mlcompress.errors import ModelError, UnsupportedError
 from mlcompress.train.fuse import fuse
-from mlcompress.train.ops.node import walk
+from mlcompress.train.ops.node import Node, walk
 from mlcompress.train.plan import compile_plan, problems
 from mlcompress.train.steps import Plan, execute
 from mlcompress.train.values import fold, read, to_ir
@@ -51,6 +53,7 @@ class Executor(nn.Module):
         self._graph = graph
         self._places: dict[str, tuple[dict[str, Any], str]] = {}
         self._narrow: dict[str, torch.dtype] = {}
+        self._kept: set[str] = set()
         for name, tensor in graph.trainable.items():
             if tensor.dtype.itemsize == 2 and not keep_stored:
                 self._narrow[name], tensor = tensor.dtype, tensor.float()
@@ -80,6 +83,33 @@ class Executor(nn.Module):
         """Whatever a forward pass without taps reads: weights, statistics and constants by name."""
         return {name: self._tensor(name) for name in self._plan(frozenset()).tensors}
 
+    def freeze(self, patterns: Sequence[str]) -> set[str]:
+        """Leave what the globs select (`graph.weights_matching`) as it is: no gradient, and `write_back` does
+        not touch it. Returns the names of these weights and statistics.
+
+        A BatchNormalization of which a running mean or variance is selected normalises by both in training
+        mode too (as FrozenBatchNorm of Detectron does), so that training sees what the exported graph
+        computes.
+        """
+        chosen = {
+            value for found in graphs.weights_matching(self.model, patterns).values() for value in found
+        }
+        names = {
+            name
+            for name in (*self._graph.trainable, *self._graph.statistics)
+            if self._graph.sources[name] in chosen
+        }
+        for node in walk(self._nodes):
+            if node.op == "BatchNormalization" and names.intersection(node.inputs[3:5]):
+                names.update(node.inputs[3:5])
+        names &= self._places.keys()  # statistics that are computed have no place
+        for name in names & self._graph.trainable.keys():
+            self._tensor(name).requires_grad_(False)
+        self._kept |= names
+        self._nodes = [_frozen(node, names) for node in self._nodes]
+        self._plans.clear()
+        return names
+
     def forward(self, inputs: dict[str, Tensor], taps: Collection[str] = ()) -> dict[str, Tensor]:
         """Outputs of the graph by name, and the values named in `taps`.
 
@@ -98,6 +128,8 @@ class Executor(nn.Module):
     def write_back(self) -> None:
         """Put weights and statistics into the model, under the same names and in the same types."""
         for name in (*self._graph.trainable, *self._graph.statistics):
+            if name in self._kept:
+                continue
             value = self._graph.sources[name]
             numbers = self._tensor(name).to(self._narrow.get(name))
             tensor = to_ir(numbers, str(value.name))  # inside bodies `name` may be another one
@@ -166,3 +198,11 @@ class Executor(nn.Module):
                 return f"model: tensor {name!r} is inside {node.op} {node.name}; name one outside of it"
         close = difflib.get_close_matches(name, sorted(known), 1)
         return f"model: no tensor named {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def _frozen(node: Node, names: Collection[str]) -> Node:
+    """`node` and those inside it, batch norms whose statistics are among `names` without a training mode."""
+    node = node.inside(lambda body: replace(body, nodes=tuple(_frozen(inner, names) for inner in body.nodes)))
+    if node.op != "BatchNormalization" or not set(names).intersection(node.inputs[3:5]):
+        return node
+    return replace(node, op="frozen.BatchNormalization")

@@ -12,8 +12,8 @@ from mlcompress.errors import DataError
 from mlcompress.train.batches import TorchBatch
 from mlcompress.train.ensemble import Ensemble
 from mlcompress.train.logits import find_output
-from mlcompress.train.losses import LossEntry
-from mlcompress.train.losses.entry import LABELS, LOGITS
+from mlcompress.train.losses import LossEntry, is_labelled
+from mlcompress.train.losses.entry import LOGITS
 from mlcompress.train.terms import resolve
 
 TeacherCall = Callable[[TorchBatch], Mapping[str, Tensor]]
@@ -59,9 +59,9 @@ class Objective:
             for number, entry in enumerate(entries)
             for place in [f"{where}[{number}] ({entry.name})"]
         ]
-        self.student_values = _distinct(term.student for term in self._terms)
+        self.student_values = _distinct(name for term in self._terms for name in term.student_values)
         self.teacher_values = _distinct(key for term in self._terms for key in term.teacher_values)
-        self.labelled = _distinct(term.entry.name for term in self._terms if term.needs & LABELS)
+        self.labelled = _distinct(term.entry.name for term in self._terms if is_labelled(term.entry))
         self.notes = _distinct(
             f"{term.where}: the output ends in Softmax; its input {term.student} is used as logits"
             for term in self._terms
@@ -106,8 +106,8 @@ class Objective:
         mixture = replace(batch, partners=batch.labels) if mixed else batch
         generator = torch.Generator().manual_seed(seed)
         for term in self._terms:
-            if term.asks_teacher:
-                term.build(outputs[term.student], term.heard(taught, batch), samples, generator)
+            teacher = term.heard(taught, batch) if term.asks_teacher else None
+            term.build(outputs, teacher, samples, generator)
         before = {name: value.clone() for name, value in self.parts.state_dict().items()}
         for term in self._terms:
             term(outputs, taught, mixture)

@@ -16,7 +16,7 @@ from mlcompress.errors import ModelError
 from mlcompress.train.batches import TorchBatch
 from mlcompress.train.labels import distribution
 
-Combine = Literal["mean", "weighted", "confidence"]
+Combine = Literal["mean", "weighted", "confidence", "learned"]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,9 @@ class Panel:
 
     def __call__(self, taught: Mapping[str, Tensor], batch: TorchBatch) -> Tensor:
         """Raises ModelError where the teachers' answers differ in shape."""
-        answers = [_ordered(taught[source.key].float(), source.columns) for source in self.sources]
+        answers = self.answers(taught)
         if len(answers) == 1:
             return answers[0]
-        self._check(answers)
         stacked = torch.stack(answers)
         if self.weights is None:
             weights = confidence(stacked, self._labels(batch, stacked.shape[-1]))
@@ -60,6 +59,12 @@ class Panel:
             return (weights * stacked).sum(0)
         logs = functional.log_softmax(stacked / self.temperature, dim=-1)
         return self.temperature * torch.logsumexp(logs + weights.log(), dim=0)
+
+    def answers(self, taught: Mapping[str, Tensor]) -> list[Tensor]:
+        """Of each source, its classes in the student's order. Raises as a call does."""
+        answers = [_ordered(taught[source.key].float(), source.columns) for source in self.sources]
+        self._check(answers)
+        return answers
 
     def _labels(self, batch: TorchBatch, classes: int) -> Tensor | None:
         labels = batch.labels

@@ -113,6 +113,11 @@ class QuantisedExecutor(Executor):
         """Names of the weights, without steps."""
         return set(super().trainable)
 
+    def freeze(self, patterns: Sequence[str]) -> set[str]:
+        """As `Executor.freeze`; the step of a weight that stays stays with it."""
+        names = super().freeze(patterns)
+        return names | {step for step in self._steps if step.removesuffix("#step") in names}
+
     def forward(self, inputs: dict[str, Tensor], taps: Collection[str] = ()) -> dict[str, Tensor]:
         """As `Executor.forward`; moving ranges take in the batch afterwards."""
         if self._learns or not self.training:

@@ -24,6 +24,7 @@ from mlcompress.train.batches import to_torch
 from mlcompress.train.device import first_process_first
 from mlcompress.train.ensemble import Ensemble, Running
 from mlcompress.train.executor import Executor
+from mlcompress.train.freeze import freeze
 from mlcompress.train.logits import find_output, has_logits
 from mlcompress.train.loop import Loss, fit
 from mlcompress.train.losses import LossEntry, entry
@@ -138,6 +139,7 @@ def learn(
     """
     data = training_data(context)
     trained = executor or Executor(student, purpose=where)
+    kept = freeze(trained, settings.freeze, frozen)
     objective = Objective(losses, student, teacher, where=f"{where}.losses", ensemble=ensemble)
     for note in objective.notes:
         console.say(note)
@@ -165,7 +167,7 @@ def learn(
         epochs=epochs,
         state_dir=context.state_dir,
         label=label,
-        frozen=frozen,
+        frozen={*frozen, *kept},
         after_step=after_step,
         taps=objective.student_values,
         beside=objective.parts if penalty is None else nn.ModuleList([objective.parts, penalty]),
@@ -175,6 +177,7 @@ def learn(
     )
     if online is not None:
         online.check_unchanged()
+    history.frozen = kept
     trained.write_back()
     skipped = [{"name": "teacher cache", "reason": why}] if why else []
     is_kept = is_cached and not why

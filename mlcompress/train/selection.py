@@ -24,10 +24,13 @@ class History:
     """Epochs that an earlier, interrupted run had done."""
     stopped: bool = False
     """Ended by `early_stop`."""
+    frozen: list[str] = field(default_factory=list)
+    """Weights and statistics that `train.freeze` kept; names."""
 
     def as_card(self) -> dict[str, Any]:
         """JSON types only; without `resumed_after`, so that a resumed run writes the same card."""
-        return {key: value for key, value in asdict(self).items() if key != "resumed_after"}
+        unsaid = {"resumed_after"} | ({"frozen"} if not self.frozen else set())
+        return {key: value for key, value in asdict(self).items() if key not in unsaid}
 
 
 class Selection:

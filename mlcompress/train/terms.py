@@ -14,10 +14,12 @@ from mlcompress.train.adapters import Adapter, Heads, check_ranks, shapes
 from mlcompress.train.batches import TorchBatch
 from mlcompress.train.labels import distribution, single
 from mlcompress.train.logits import find_output, logits_value
-from mlcompress.train.losses import FeatureEntry, LossEntry, losses, needs
+from mlcompress.train.losses import FeatureEntry, HeadsEntry, LossEntry, is_labelled, losses, needs
 from mlcompress.train.losses.entry import LOGITS, TAUGHT
+from mlcompress.train.masks import token_mask
 from mlcompress.train.memory import MemoryBank
 from mlcompress.train.panel import Panel
+from mlcompress.train.shallow import Shallow
 
 Values = Mapping[str, Tensor]
 """By name of output or tensor."""
@@ -37,11 +39,18 @@ class Term:
     """The teacher's class for each of the student's; () where they are the same."""
     panel: Panel | None = None
     """Makes one answer of several teachers'; None where there is one."""
+    shallow: Shallow | None = None
+    """Heads inside the student, for a loss that has them."""
     parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
 
     @property
     def asks_teacher(self) -> bool:
         return bool(self.needs & TAUGHT)
+
+    @property
+    def student_values(self) -> tuple[str, ...]:
+        """What it reads of the student."""
+        return (self.student,) if self.shallow is None else (self.student, *self.shallow.values)
 
     @property
     def teacher_values(self) -> tuple[str, ...]:
@@ -70,19 +79,31 @@ class Term:
         if self.needs & LOGITS:
             self._check_logits(student)
         if "labels" in self.needs:
-            given["labels"] = distribution(batch, student.shape[1], self.where)
+            wanted = is_labelled(self.entry)
+            given["labels"] = distribution(batch, student.shape[1], self.where) if wanted else None
         if "target" in self.needs:
             given["target"] = single(batch, student.shape[1], self.where)
         if self.asks_teacher:
             given |= self._taught(student, self.heard(taught, batch).to(student.device).float(), batch)
+        if self.shallow is not None:
+            given |= self.shallow.given(self.parts["shallow"], outputs, batch)
         function = losses.bind(self.entry)
         value: Tensor = function(**{name: given[name] for name in self.needs})
         return value
 
-    def build(self, student: Tensor, teacher: Tensor, samples: int, generator: torch.Generator) -> None:
-        """Make the adapters and memories of the loss, for values of these shapes."""
-        student, teacher = student.float(), teacher.float()
-        dim = self.entry.options().get("dim", 0)
+    def build(
+        self, outputs: Values, teacher: Tensor | None, samples: int, generator: torch.Generator
+    ) -> None:
+        """Make the adapters, heads and memories of the loss, for values of these shapes; `teacher` where the
+        loss asks one.
+        """
+        student, dim = outputs[self.student].float(), self.entry.options().get("dim", 0)
+        if self.shallow is not None:
+            self._check_logits(student)
+            self.parts["shallow"] = self.shallow.build(outputs, student, dim, generator)
+        if teacher is None:
+            return
+        teacher = teacher.float()
         if "adapted" in self.needs:
             self.parts["adapter"] = Adapter(student, teacher, generator, self.where)
         if "student_embedding" in self.needs:
@@ -108,7 +129,9 @@ class Term:
             )
         if "student_features" in self.needs:
             _check_features(self.entry.name, student, teacher, self.where)
-        mask = self._mask(student, batch)
+        mask = None
+        if self.mask is not None:
+            mask = token_mask(batch, self.mask, self.student, student, self.where)
         found: dict[str, object] = {
             "teacher": teacher,
             "teacher_logits": teacher,
@@ -131,18 +154,6 @@ class Term:
                 " [batch, classes]; use the losses `mse` or `cosine`"
             )
 
-    def _mask(self, student: Tensor, batch: TorchBatch) -> Tensor | None:
-        if self.mask is None:
-            return None
-        mask = batch.inputs[self.mask] != 0
-        tokens = student.shape[-1] if student.ndim == 4 else student.shape[1]
-        if mask.shape != (len(student), tokens) or student.ndim < 3:
-            raise ModelError(
-                f"{self.where}.mask: {self.mask} has shape {list(mask.shape)}, {self.student}"
-                f" {list(student.shape)}; a mask is [batch, tokens]"
-            )
-        return mask
-
 
 def resolve(
     entry: LossEntry, student: ir.Model, teacher: ir.Model, where: str, *, teacher_output: str | None = None
@@ -160,8 +171,7 @@ def resolve(
     if isinstance(entry, FeatureEntry) and entry.teacher is not None:
         names = (entry.student or entry.teacher, entry.teacher)
         for key, name, model in (("teacher", names[1], teacher), ("student", names[0], student)):
-            made = [str(v.name) for node in model.graph for v in node.outputs if v.name]
-            _check_name(name, made, f"{where}.{key}", f"tensor in the {key}'s graph")
+            _check_name(name, _made(model), f"{where}.{key}", f"tensor in the {key}'s graph")
         return Term(entry, wanted, *names, where, mask)
     own = other = find_output(student, entry.output, f"{where}.output")
     if wanted & TAUGHT:
@@ -169,7 +179,25 @@ def resolve(
     names = (str(own.name), str(other.name))
     if wanted & LOGITS:
         names = (logits_value(own, where), logits_value(other, where))
-    return Term(entry, wanted, *names, where, mask, _columns(entry, other, where))
+    columns, shallow = _columns(entry, other, where), _shallow(entry, student, where)
+    return Term(entry, wanted, *names, where, mask, columns, shallow=shallow)
+
+
+def _shallow(entry: LossEntry, student: ir.Model, where: str) -> Shallow | None:
+    """The heads of a loss that has them."""
+    if not isinstance(entry, HeadsEntry):
+        return None
+    made = _made(student)
+    for name in entry.heads:
+        _check_name(name, made, f"{where}.heads", "tensor in the student's graph")
+    if entry.deepest is not None:
+        _check_name(entry.deepest, made, f"{where}.deepest", "tensor in the student's graph")
+    return Shallow(tuple(entry.heads), entry.deepest, entry.mask, where)
+
+
+def _made(model: ir.Model) -> list[str]:
+    """Names of the values that nodes make, in order."""
+    return [str(value.name) for node in model.graph for value in node.outputs if value.name]
 
 
 def _check_name(name: str, known: Sequence[str], where: str, kind: str) -> None:

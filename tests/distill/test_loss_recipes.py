@@ -23,7 +23,13 @@ TAPS = {"relu_12": "r3", "relu_8": "r2", "mean": "features"}
 """Tensors that the recipes name -> those of the task's net."""
 RATES = {"distill-simkd": 0.5, "distill-dkd": 0.001}
 """The loss of the first alone is small, a mean over all numbers of a map; the second is strong (see its recipe)."""
-ELSEWHERE = {"distill-soft", "distill-fresh-student", "distill-embedding", "distill-ensemble"}
+ELSEWHERE = {
+    "distill-soft",
+    "distill-fresh-student",
+    "distill-embedding",
+    "distill-ensemble",
+    "distill-transfer",
+}
 """Run by their command lines in tests/recipe."""
 RECIPES = sorted({path.stem for path in (ROOT / "recipes").glob("distill-*.yaml")} - ELSEWHERE)
 TRANSFORMER = """
@@ -112,9 +118,15 @@ def trained(recipe: str, model: ir.Model) -> tuple[ir.Model, Change, DistillReci
     loaded = load(f"{recipe}.yaml", DistillRecipe, lines)
     assert isinstance(loaded, DistillRecipe)
     moved = [
-        loss.model_copy(update={key: TAPS.get(name, name) for key in ("teacher", "student") if (name := getattr(loss, key, None))})
+        loss.model_copy(update={key: TAPS.get(name, name) for key in ("teacher", "student", "deepest") if (name := getattr(loss, key, None))})
         for loss in loaded.distill.losses
     ]  # fmt: skip
+    moved = [
+        loss.model_copy(update={"heads": [TAPS[name] for name in loss.heads]})
+        if hasattr(loss, "heads")
+        else loss
+        for loss in moved
+    ]
     section = loaded.distill.model_copy(update={"losses": moved})
     loaded = loaded.model_copy(update={"distill": section})
     result, change = run(model, loaded, Context(0, train=data(300, 2), validation=data(100, 3)))

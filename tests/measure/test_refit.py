@@ -13,6 +13,7 @@ from mlcompress.data.dataset import from_arrays
 from mlcompress.errors import DataError
 from mlcompress.graph.dependency import analyse, remove
 from mlcompress.measure.refit import lost, refit
+from mlcompress.measure.trial_fit import TrialFit
 from tests import task
 
 RNG = np.random.default_rng(0)
@@ -45,7 +46,7 @@ def cut(model: ir.Model, family: str, units: np.ndarray) -> tuple[ir.Model, obje
 def test_a_gemm_gets_the_least_squares_weights_that_numpy_finds() -> None:
     model, (image, _) = loaded(task.solved((16, 32))), task.samples(256, seed=4)
     pruned, what = cut(model, "top.weight", np.arange(0, 32, 2))
-    assert what.readers == ("/fc",)
+    assert list(what.readers) == ["/fc"]
     read = outputs(pruned, image, "features").astype(float)
     wanted = outputs(model, image, "logits").astype(float)
     assert refit(pruned, model, what, from_arrays({"image": image})) == ["/fc"]
@@ -60,7 +61,7 @@ def test_convolutions_in_a_row_come_nearer_to_what_they_gave() -> None:
     model, (image, _) = loaded(task.solved((16, 32))), task.samples(256, seed=4)
     pruned, what = cut(model, "stem.weight", np.arange(4))
     bare = graph.copy(pruned)
-    assert what.readers == ("/body", "/top")
+    assert list(what.readers) == ["/body", "/top"]
     assert sorted(what.kept) == ["/body", "/stem"]
     refit(pruned, model, what, from_arrays({"image": image}))
     fresh, _ = task.samples(256, seed=5)  # not those that it was fitted on
@@ -69,12 +70,38 @@ def test_convolutions_in_a_row_come_nearer_to_what_they_gave() -> None:
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_trials_are_fitted_as_a_cut_of_one_family_will_be() -> None:
+    """One reader, whose other inputs nothing changes: the moments of all its inputs tell the same."""
+    model, (image, _) = loaded(task.solved((16, 32))), task.samples(256, seed=4)
+    data = from_arrays({"image": image})
+    fit = TrialFit(model, data)
+    for units in (np.arange(0, 32, 2), np.arange(20)):
+        pruned, what = cut(model, "top.weight", units)
+        trial, bare = graph.copy(pruned), graph.copy(pruned)
+        refit(pruned, model, what, data)
+        fit(trial, what)
+        fitted, found, unfitted = (outputs(one, image, "logits") for one in (pruned, trial, bare))
+        assert found == pytest.approx(
+            fitted, abs=1e-4 * float(np.abs(fitted).max())
+        )  # of float32 activations
+        assert np.abs(unfitted - fitted).max() > 0.01 * np.abs(fitted).max()
+
+
+def test_trials_of_convolutions_come_nearer_to_what_they_gave() -> None:
+    model, (image, _) = loaded(task.solved((16, 32))), task.samples(256, seed=4)
+    pruned, what = cut(model, "stem.weight", np.arange(4))
+    bare, wanted = graph.copy(pruned), outputs(model, image, "logits")
+    TrialFit(model, from_arrays({"image": image}))(pruned, what)
+    errors = [np.square(outputs(one, image, "logits") - wanted).sum() for one in (pruned, bare)]
+    assert errors[0] < 0.7 * errors[1]
+
+
 def test_nothing_lost_nothing_fitted() -> None:
     model = loaded(task.solved((16, 32)))
     before = graph.to_bytes(model)
     analysis = analyse(model)
     what = lost(model, analysis, {})
-    assert what.readers == ()
+    assert not what.readers
     assert refit(model, graph.copy(model), what, from_arrays({"image": task.samples(8, seed=1)[0]})) == []
     assert graph.to_bytes(model) == before
 

@@ -59,6 +59,31 @@ def test_a_threshold_below_all_scores_removes_nothing_and_says_so(inside: Path) 
     assert any("nothing was removed" in warning for warning in card["change"]["warnings"])
 
 
+def test_branches_that_stay_are_told_with_the_reason(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"no residual layer .* \(/add: `skip` names a node of it\)"):
+        prune("skip: [/add]\nprune: {granularity: layer, ratio: 0.5}")
+    model = onnx.load("teacher.onnx")
+    (total,) = [node for node in model.graph.node if node.name == "/add"]
+    made = total.output[0]
+    total.output[0] = "one"
+    conv = next(node for node in model.graph.node if node.op_type == "Conv" and "body.weight" in node.input)
+    again, weight = onnx.NodeProto(), onnx.TensorProto()
+    again.CopyFrom(conv)
+    again.name, again.input[0], again.input[1], again.output[0] = "/again", "one", "other.weight", "two"
+    weight.CopyFrom(next(w for w in model.graph.initializer if w.name == "body.weight"))
+    weight.name = "other.weight"
+    model.graph.initializer.append(weight)
+    place = list(model.graph.node).index(total) + 1
+    model.graph.node.insert(place, again)
+    model.graph.node.insert(place + 1, onnx.helper.make_node("Add", ["one", "two"], [made], name="/add2"))
+    onnx.save(model, "teacher.onnx")
+    card = prune("skip: [/again]\nprune: {granularity: layer, ratio: 0.5}")
+    assert card["change"]["skipped"] == [{"name": "/add2", "reason": "`skip` names a node of it"}]
+    assert "/add2 (`skip` names a node of it)" in capsys.readouterr().err
+
+
 def test_without_samples_it_is_refused(inside: Path) -> None:
     with pytest.raises(UserError, match=r"add `data\.calibration`"):
         prune("prune: {granularity: layer, ratio: 0.5}", DATA.replace("  calibration: {samples: 64}\n", ""))

@@ -50,7 +50,7 @@ TRAINED_INTEGERS = (
     "gate.max_drop=0.2",
 )
 LOSS_RECIPES = {name for name in RECIPES if name.startswith("distill-")} - {
-    *("distill-soft", "distill-fresh-student", "distill-embedding", "distill-ensemble")
+    *("distill-soft", "distill-fresh-student", "distill-embedding", "distill-ensemble", "distill-transfer")
 }
 """One for each loss: tests/distill/test_loss_recipes.py runs them."""
 OWN = {
@@ -207,6 +207,8 @@ def test_a_recipe_runs_by_its_own_command_line(recipe: str, project: Path) -> No
         onnx.save(mlp(), "model.onnx")
     if recipe == "distill-ensemble":
         onnx.save(second_teacher(), "second.onnx")
+    if recipe == "distill-transfer":
+        onnx.save(task.solved((8, 16), seed=3), "pretrained.onnx")
     if recipe == "quantize-smooth":
         onnx.save(token_mlp(), "model.onnx")
     if recipe == "quantize-replay":
@@ -229,7 +231,10 @@ def check(recipe: str, card: dict[str, Any]) -> None:
     assert card["data"]["evaluate"]["samples"] == 300
     if recipe.startswith("distill"):
         assert after["params"] < 0.3 * before["params"]
-        assert details["student"]["weights"] == ("fresh" if "fresh" in recipe else "inherit")
+        if recipe == "distill-transfer":
+            assert {"stem.weight", "bn1.mean", "bn2.var"} <= set(details["frozen"])
+        else:
+            assert details["student"]["weights"] == ("fresh" if "fresh" in recipe else "inherit")
     elif "zeros" in details:
         assert after["params"] == before["params"]
         assert after["nonzero"] < before["nonzero"]

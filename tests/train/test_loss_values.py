@@ -242,7 +242,8 @@ def test_gradients_are_finite_differences(case: str) -> None:
 
 def test_every_loss_has_a_case() -> None:
     elsewhere = {"hard", "mse", "cosine"}  # test_losses.py, and soft without `confidence`
-    assert {case.split()[0] for case in CASES} | elsewhere | {"crd"} == set(losses)
+    # crd: test_adapters.py; byot: test_shallow.py
+    assert {case.split()[0] for case in CASES} | elsewhere | {"crd", "byot"} == set(losses)
 
 
 # ---------------------------------------------------------------- what must hold
@@ -282,7 +283,7 @@ def test_relations_are_blind_to_rotation(name: str) -> None:
     assert float(losses[name](stretched, tensor(TEACHER))) != pytest.approx(before, rel=0.01)
 
 
-@pytest.mark.parametrize("name", sorted(set(losses) - {"hard", "pseudo", "contrastive", "crd"}))
+@pytest.mark.parametrize("name", sorted(set(losses) - {"hard", "pseudo", "contrastive", "crd", "byot"}))
 def test_a_student_equal_to_its_teacher_has_no_loss(name: str) -> None:
     x = tensor({"attention": MAPS, "self_attention": ATTENTION}.get(name, STUDENT))
     further = {"dkd": [tensor(TARGET)], "hint": [None], "self_attention": [None]}.get(name, [])
@@ -308,8 +309,7 @@ def test_float32_is_close_to_float64() -> None:
 
 def test_default_weights_are_the_published_ones_and_said() -> None:
     published = {"logit_std": 9, "hint": 100, "attention": 1000, "similarity": 3000, "pkt": 30000, "crd": 0.8}
+    required = {"hint": {"teacher": "t"}, "simkd": {"teacher": "t"}, "byot": {"heads": ["t"]}}
     for name in losses:
-        assert module.entry(
-            name, **({"teacher": "t"} if name in ("hint", "simkd") else {})
-        ).weight == published.get(name, 1.0)
+        assert module.entry(name, **required.get(name, {})).weight == published.get(name, 1.0)
         assert (f"weight {published.get(name)} by default" in losses.summary(name)) == (name in published)

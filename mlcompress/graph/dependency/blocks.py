@@ -38,13 +38,39 @@ def blocks(model: ir.Model, skip: Collection[str] = ()) -> list[Block]:
     One operand of an Add or Sum of two is computed from the other, x; the graph declares that x has the shape
     of the sum; what only the branch needs holds a weight matrix. `skip`: names of nodes whose blocks stay.
     """
+    return _judged(model, skip)[0]
+
+
+def left_alone(model: ir.Model, skip: Collection[str] = ()) -> list[dict[str, str]]:
+    """`name` of the sum and `reason`, for a card: sums with a weight matrix on one side that are no block of
+    `blocks`, or that `skip` names."""
+    return _judged(model, skip)[1]
+
+
+def _judged(model: ir.Model, skip: Collection[str]) -> tuple[list[Block], list[dict[str, str]]]:
     order = {node: number for number, node in enumerate(model.graph)}
     found: list[Block] = []
+    reasons: dict[str, str] = {}
     for node in order:
-        block = _block(node, order) if node.op_type in ("Add", "Sum") and node.domain == "" else None
-        if block is not None and not {block.name, *block.nodes} & set(skip):
+        if node.op_type.startswith("Skip") and node.domain == "com.microsoft":
+            reasons[str(node.name)] = f"{node.op_type} adds and normalises in one op"
+        if node.op_type not in ("Add", "Sum") or node.domain != "":
+            continue
+        block = _block(node, order)
+        if isinstance(block, str):
+            if _has_branch(node, order):
+                reasons[str(node.name)] = block
+        elif {block.name, *block.nodes} & set(skip):
+            reasons[block.name] = "`skip` names a node of it"
+        else:
             found.append(block)
-    return _innermost(found)
+    innermost = _innermost(found)
+    for block in found:
+        if block not in innermost:
+            reasons[block.name] = "it holds another residual branch, which goes alone"
+    return innermost, [
+        {"name": str(node.name), "reason": reasons[str(node.name)]} for node in order if node.name in reasons
+    ]
 
 
 def bypass(model: ir.Model, dead: Collection[Block]) -> None:
@@ -87,28 +113,44 @@ def mask_blocks(model: ir.Model, dead: Collection[Block]) -> ir.Model:
     return masked
 
 
-def _block(node: ir.Node, order: Mapping[ir.Node, int]) -> Block | None:
-    if len(node.inputs) != 2 or not node.name:
-        return None
+def _block(node: ir.Node, order: Mapping[ir.Node, int]) -> Block | str:
+    """The block that this sum ends, or why it ends none."""
+    if len(node.inputs) != 2:
+        return "it does not add two values"
+    reason = "neither side is computed from the other: its shortcut is a layer too, or there is none"
     for place in (0, 1):
         kept, branch = node.inputs[place], node.inputs[1 - place]
         if kept is None or branch is None or kept is branch or kept.const_value is not None:
             continue
-        if not _has_shape_of(kept, node.outputs[0]) or not _depends(branch, kept, order):
+        if not _depends(branch, kept, order):
             continue
-        dead = _dying(node, branch, kept, order)
+        if not _has_shape_of(kept, node.outputs[0]):
+            reason = "the graph does not declare that its input has the shape of the sum"
+            continue
+        dead = _dying(node, [branch], kept, order)
         tensors = _tensors(dead)
-        if any(sum(size > 1 for size in _shape(value)) > 1 for value in tensors):
-            return Block(
-                name=str(node.name),
-                entry=str(kept.name),
-                exit=str(node.outputs[0].name),
-                place=place,
-                nodes=tuple(str(gone.name) for gone in dead if gone is not node),
-                tensors=tuple(str(value.name) for value in tensors),
-                params=sum(prod(_shape(value)) for value in tensors if _is_trained(value)),
-            )
-    return None
+        if not any(_is_matrix(value) for value in tensors):
+            reason = "no weight matrix is needed by this branch alone"
+            continue
+        return Block(
+            name=str(node.name),
+            entry=str(kept.name),
+            exit=str(node.outputs[0].name),
+            place=place,
+            nodes=tuple(str(gone.name) for gone in dead if gone is not node),
+            tensors=tuple(str(value.name) for value in tensors),
+            params=sum(prod(_shape(value)) for value in tensors if _is_trained(value)),
+        )
+    return reason
+
+
+def _has_branch(node: ir.Node, order: Mapping[ir.Node, int]) -> bool:
+    """Do both sides depend on data, and does one of them alone need a matrix? Else nobody would call the sum
+    residual: a bias, a mask."""
+    sides = [value for value in node.inputs if value is not None]
+    if len(sides) < 2 or any(value.const_value is not None for value in sides):
+        return False
+    return any(_is_matrix(value) for value in _tensors(_dying(node, sides, None, order)))
 
 
 def _has_shape_of(kept: ir.Value, total: ir.Value) -> bool:
@@ -134,10 +176,12 @@ def _depends(branch: ir.Value, kept: ir.Value, order: Mapping[ir.Node, int]) -> 
     return False
 
 
-def _dying(total: ir.Node, branch: ir.Value, kept: ir.Value, order: Mapping[ir.Node, int]) -> list[ir.Node]:
+def _dying(
+    total: ir.Node, branches: Collection[ir.Value], kept: ir.Value | None, order: Mapping[ir.Node, int]
+) -> list[ir.Node]:
     """The sum and the nodes that nobody needs once readers of the sum read `kept`, in graph order."""
     dead = {total}
-    waiting = [branch]
+    waiting = list(branches)
     while waiting:
         value = waiting.pop()
         node = None if value is kept else value.producer()
@@ -170,6 +214,10 @@ def _is_trained(value: ir.Value) -> bool:
     if value.dtype in (ir.DataType.INT64, ir.DataType.BOOL) or prod(_shape(value)) == 1:
         return False
     return any(node.op_type != "BatchNormalization" or place < 3 for node, place in value.uses())
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    return sum(size > 1 for size in _shape(value)) > 1
 
 
 def _shape(value: ir.Value) -> list[int]:

@@ -11,7 +11,15 @@ of an initializer, and `auto` finds the one of the fewest bytes. All of them are
 from mlcompress.graph.encodings.chain import Chains
 from mlcompress.graph.encodings.codes import Codes, UnfitError, encodings
 from mlcompress.graph.encodings.forms import scaled as _registers_them  # noqa: F401
-from mlcompress.graph.encodings.store import AUTO, highest_opset, replace, smallest, store, store_smallest
+from mlcompress.graph.encodings.store import (
+    AUTO,
+    highest_opset,
+    replace,
+    smallest,
+    store,
+    store_smallest,
+    unfit,
+)
 
 __all__ = [
     "AUTO",
@@ -24,4 +32,5 @@ __all__ = [
     "smallest",
     "store",
     "store_smallest",
+    "unfit",
 ]

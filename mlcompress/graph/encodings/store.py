@@ -62,6 +62,31 @@ def store_smallest(model: ir.Model, names: Collection[str], encoding: str = AUTO
     return stored
 
 
+def unfit(model: ir.Model, name: str, encoding: str = AUTO) -> str | None:
+    """Why `store_smallest` would leave an initializer alone whatever zeros it holds; None where it may not.
+
+    auto: no sparse form can be decoded; other forms shrink weights of few distinct numbers only.
+    """
+    weight = model.graph.initializers[name]
+    array = constant(weight)
+    if array is None or array.dtype != np.float32:
+        return f"{name} is not float32"
+    if weight.is_graph_output():
+        return f"{name} is an output of the graph"
+    chains, example = Chains(model, highest_opset(encoding)), np.zeros((8, 8), np.float32)
+    example[::2] = array.reshape(-1)[0] or 1
+    problem = None
+    for form in _SPARSE if encoding == AUTO else (encoding,):
+        try:
+            _, draft, _ = write(chains, Codes(example), form)
+            draft.need(array.size)
+            draft.discard()
+            return None
+        except UnfitError as error:
+            problem = str(error)
+    return problem
+
+
 def replace(chains: Chains, draft: Draft, decoded: dict[ir.Value, tuple[ir.Value, Codes]]) -> None:
     """Put a draft into the graph; what it decodes takes over names and readers of initializers."""
     graph, insertion = chains.insertion.graph, chains.insertion

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Annotated, Any, Union, cast
 
@@ -30,6 +30,8 @@ FEATURES = frozenset({"student", "student_features", "adapted", "student_embeddi
 """Parameters of losses that may name any tensor of a graph."""
 MASKED = frozenset({"mask", "student_embedding"})
 """Parameters of losses that may leave padding out."""
+HEADS = frozenset({"head_logits"})
+"""Parameters of losses with classifiers inside the student."""
 NAMED = frozenset({"hint", "simkd"})
 """Losses that mean nothing without named tensors."""
 
@@ -89,7 +91,7 @@ class LossEntry(Choice):
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the loss function."""
-        common = {"name", *FeatureEntry.model_fields, *MaskedEntry.model_fields}
+        common = {"name", *MaskedEntry.model_fields, *HeadsEntry.model_fields}
         return {key: getattr(self, key) for key in type(self).model_fields if key not in common}
 
     def weight_at(self, epoch: int) -> float:
@@ -124,15 +126,47 @@ class MaskedEntry(FeatureEntry):
     mask: str | None = Field(None, description="model input [batch, tokens] that is 0 at padding")
 
 
+class HeadsEntry(LossEntry):
+    """A loss of classifiers on tensors inside the student, which its own output teaches."""
+
+    heads: list[str] = Field(min_length=1, description="tensors of the student that get a classifier each")
+    deepest: str | None = Field(None, description="tensor of the student that the heads' features go to")
+    mask: str | None = Field(None, description="model input [batch, tokens] that is 0 at padding")
+
+    @model_validator(mode="after")
+    def _own(self) -> HeadsEntry:
+        if twice := {name for name in self.heads if self.heads.count(name) > 1}:
+            raise ValueError(f"heads: {min(twice)} is named twice; name each tensor once")
+        if self.deepest in self.heads:
+            raise ValueError(f"{self.deepest} is `deepest` and one of `heads`; what it teaches is shallower")
+        if self.deepest is None and self.options()["beta"] != losses.choose(self.name).options()["beta"]:
+            raise ValueError("`beta` weighs the distance to a tensor; name it: `deepest: TENSOR`")
+        for key in ("classes", "teachers"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{self.name} asks no teacher but the student itself; leave `{key}` out")
+        return self
+
+
 def needs(name: str) -> frozenset[str]:
     """What the loss `name` must be given: its positional parameters."""
     parameters = inspect.signature(losses[name]).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
 
-def is_labelled(name: str) -> bool:
-    """Whether the loss `name` reads labels."""
-    return bool(needs(name) & LABELS)
+def is_labelled(entry: LossEntry) -> bool:
+    """Whether the loss reads labels."""
+    if isinstance(entry, HeadsEntry) and entry.options()["alpha"] == 1:
+        return False
+    return bool(needs(entry.name) & LABELS)
+
+
+def refuse_heads_alone(entries: Sequence[LossEntry]) -> None:
+    """Raises ValueError where only heads learn, and nothing teaches the output that they learn from."""
+    if entries and all(isinstance(entry, HeadsEntry) for entry in entries):
+        raise ValueError(
+            f"losses: {entries[0].name} teaches tensors inside the student, and nothing teaches its output;"
+            " add `hard` or `soft`"
+        )
 
 
 def entry(name: str, **keys: Any) -> LossEntry:
@@ -148,8 +182,9 @@ def annotation() -> Any:
 
 @cache
 def _entry_schema(name: str) -> type[LossEntry]:
-    kind = FeatureEntry if needs(name) & FEATURES else LossEntry
+    kind: type[LossEntry] = FeatureEntry if needs(name) & FEATURES else LossEntry
     kind = MaskedEntry if needs(name) & MASKED else kind
+    kind = HeadsEntry if needs(name) & HEADS else kind
     common = kind.model_fields["weight"]
     weight = Field(getattr(losses[name], "weight", common.default), description=common.description)
     bases: Any = (losses.schema(name), kind)  # in this order, so that `name` is the schema's literal

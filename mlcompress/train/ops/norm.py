@@ -33,6 +33,12 @@ def batch_normalization(
     return run
 
 
+@op("frozen.BatchNormalization", "X scale B input_mean input_var")
+def frozen_batch_normalization(node: Node, *, epsilon: float = 1e-5, momentum: float = 0.9) -> Run:
+    """By the running statistics in training mode too, which stay as they are."""
+    return lambda x, scale, bias, mean, var: F.batch_norm(x, mean, var, scale, bias, False, 0.0, epsilon)
+
+
 @op("InstanceNormalization", "input scale B")
 def instance_normalization(node: Node, *, epsilon: float = 1e-5) -> Run:
     return lambda x, scale, bias: F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)

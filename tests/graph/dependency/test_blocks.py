@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from mlcompress import graph
-from mlcompress.graph.dependency.blocks import Block, blocks, bypass, mask_blocks
+from mlcompress.graph.dependency.blocks import Block, blocks, bypass, left_alone, mask_blocks
 from tests.graph.dependency import nets
 from tests.graph.dependency.oracle import HEAD, IMAGE, differ, inputs, net, run, same
 
@@ -113,3 +113,30 @@ def test_skip_keeps_the_block_of_a_node() -> None:
 def test_a_block_of_another_model_is_refused() -> None:
     with pytest.raises(ValueError, match="no block"):
         bypass(nets.flatten_fc(), blocks(two_blocks()))
+
+
+def test_every_residual_sum_that_stays_has_a_reason() -> None:
+    body = (
+        "d = Conv(c, w0)\n h = Conv(c, w1)\n p = Add(d, h)\n"  # a shortcut that is a layer
+        "k = Conv(p, w2)\n m = Add(k, p)\n"  # goes
+        "i = Conv(m, w3)\n n = Add(i, m)\n"  # named in skip
+        "t = GlobalAveragePool(n)\n u = Conv(t, w4)\n v = Mul(u, n)\n q = Add(v, t)\n"  # t is broadcast
+        "e = Add(q, bias)"  # no residual sum: not a line
+    )
+    shapes = {f"w{number}": (WIDTH, WIDTH, 1, 1) for number in range(5)}
+    model = stack(body, {**shapes, "bias": (WIDTH, 1, 1)})
+    kept = next(str(node.name) for node in model.graph if "w3" in [v.name for v in node.inputs if v])
+    made = {str(node.name): str(node.outputs[0].name) for node in model.graph}
+    told = {made[entry["name"]]: entry["reason"] for entry in left_alone(model, [kept])}
+    assert list(told) == ["p", "n", "q"]
+    assert "neither side is computed from the other" in told["p"]
+    assert "has the shape of the sum" in told["q"]
+    assert told["n"] == "`skip` names a node of it"
+    assert [block.exit for block in blocks(model, [kept])] == ["m"]
+
+
+def test_a_block_around_another_is_told() -> None:
+    body = "a = Conv(c, w0)\n b = Conv(a, w1)\n d = Add(a, b)\n e = Add(d, c)"
+    model = stack(body, {"w0": (WIDTH, WIDTH, 1, 1), "w1": (WIDTH, WIDTH, 1, 1)})
+    (entry,) = left_alone(model)
+    assert "holds another residual branch" in entry["reason"]
