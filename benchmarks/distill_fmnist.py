@@ -1,12 +1,13 @@
 """What does the teacher add? A ResNet-14 on Fashion-MNIST and a student of half its width.
 
-    python benchmarks/distill_fmnist.py [--folder FOLDER] [--epochs 8] [--seeds 3]
+    python benchmarks/distill_fmnist.py [--folder FOLDER] [--epochs 8] [--seeds 3] [--small]
 
 FOLDER holds models/fmnist-resnet14-folded.onnx and data/fashion-mnist-*.npz. All 60,000 training images are
-read where the Debian package dataset-fashion-mnist is installed, else the 12,000 of FOLDER. For each seed the
-student is trained by `mlcompress distill` with the teacher (0.9 soft, T 4, and 0.1 hard) and by the labels
-alone, from fresh weights and from inherited ones; top-1 is that of the 10,000 test images, which choose
-nothing. Prints one JSON line; exit status 1 when the inherited student loses more than LIMITS allow.
+read where the Debian package dataset-fashion-mnist is installed, else, or with --small, the 12,000 of FOLDER.
+For each seed the student is trained by `mlcompress distill` with the teacher (0.9 soft, T 4, and 0.1 hard)
+and by the labels alone, from fresh weights and from inherited ones; top-1 is that of the 10,000 test images,
+which choose nothing. Prints one JSON line; exit status 1 when the inherited student loses more than LIMITS
+allow.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def whole() -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def prepare(source: Path, folder: Path) -> int:
+def prepare(source: Path, folder: Path, *, small: bool) -> int:
     """Write train.npz, val.npz and test.npz; how many training images there are."""
     held = {
         part: np.load(source / "data" / f"fashion-mnist-{part}.npz")
@@ -64,14 +65,15 @@ def prepare(source: Path, folder: Path) -> int:
     }
     parts = {part: (file["x"], file["y"]) for part, file in held.items()}
     train, validation = parts["train12k"], parts["val2k"]
-    if PACKAGE.is_dir():
+    whole_set = PACKAGE.is_dir() and not small
+    if whole_set:
         images, labels = whole()
         held_out = {image.tobytes() for image in validation[0]}  # of the same 60,000
         keep = np.array([image.tobytes() not in held_out for image in images])
         train = images[keep], labels[keep]
     for name, (x, y) in {"train": train, "val": validation, "test": parts["test10k"]}.items():
         np.savez(folder / f"{name}.npz", x=x, y=y)
-    return 60_000 if PACKAGE.is_dir() else len(train[0])
+    return 60_000 if whole_set else len(train[0])
 
 
 def run(teacher: Path, folder: Path, weights: str, losses: str, epochs: int, seed: int) -> dict[str, float]:
@@ -100,12 +102,13 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=SHARED)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="train on the 12,000 images of FOLDER")
     chosen = parser.parse_args()
     teacher = chosen.folder.resolve() / "models" / "fmnist-resnet14-folded.onnx"
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        count = prepare(chosen.folder, folder)
+        count = prepare(chosen.folder, folder, small=chosen.small)
         before = 0.0
         for weights in RATES:
             for losses in LOSSES:

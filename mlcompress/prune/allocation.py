@@ -44,7 +44,8 @@ def sensitivity(
     """One limit T on the damage that each family alone does: keep_f is the least width with d_f(width) <= T.
 
     d_f: sum (y - y0)^2 / sum y0^2 over the outputs, y0 of the original, y with family f alone cut to that
-    width, made monotone (the search of FastNAS with outputs in place of a metric: no labels are needed).
+    width and, with `reconstruct`, its readers fitted to what is left; made monotone (the search of FastNAS
+    with outputs in place of a metric: no labels are needed).
     """
     from mlcompress.prune.distortion import curves
 
