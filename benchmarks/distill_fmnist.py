@@ -2,7 +2,7 @@
 
     python benchmarks/distill_fmnist.py [--folder FOLDER] [--epochs 8] [--seeds 3] [--small]
 
-FOLDER holds models/fmnist-resnet14-folded.onnx and data/fashion-mnist-*.npz. All 60,000 training images are
+FOLDER holds models/fmnist-resnet14-bn.onnx and data/fashion-mnist-*.npz. All 60,000 training images are
 read where the Debian package dataset-fashion-mnist is installed, else, or with --small, the 12,000 of FOLDER.
 For each seed the student is trained by `mlcompress distill` with the teacher (0.9 soft, T 4, and 0.1 hard)
 and by the labels alone, from fresh weights and from inherited ones; top-1 is that of the 10,000 test images,
@@ -104,7 +104,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="train on the 12,000 images of FOLDER")
     chosen = parser.parse_args()
-    teacher = chosen.folder.resolve() / "models" / "fmnist-resnet14-folded.onnx"
+    teacher = chosen.folder.resolve() / "models" / "fmnist-resnet14-bn.onnx"
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

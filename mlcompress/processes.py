@@ -10,8 +10,14 @@ def is_first() -> bool:
 
 def is_short() -> bool:
     """Whether `accelerate launch --cpu` was asked for several processes: without mpirun it starts one, which
-    sees the address to meet the others at, but not how many they are."""
-    return "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and count() == 1
+    sees the address to meet the others at, but not how many they are.
+
+    That address is this machine's own, 127.0.0.1 with a port; clusters export another one for every job, also
+    for those of one process.
+    """
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    here = os.environ.get("MASTER_ADDR") == "127.0.0.1" and "MASTER_PORT" in os.environ
+    return on_cpu and here and count() == 1
 
 
 def count() -> int:

@@ -98,8 +98,15 @@ def test_a_launcher_that_starts_one_process_of_several_is_refused(
     Path("r.yaml").write_text(json.dumps(RECIPE))
     command = ["distill", "teacher.onnx", "-r", "r.yaml", "-o", "out.onnx", "-q"]
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert _status(command) == Exit.CANNOT_RUN
     assert "`accelerate launch --cpu` starts one process" in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "False")  # always set
+    assert not processes.is_short()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert processes.is_short()
+    monkeypatch.setenv("MASTER_ADDR", "node17")  # of a cluster
+    assert not processes.is_short()
     monkeypatch.delenv("MASTER_ADDR")  # one was asked for
     assert not processes.is_short()
 

@@ -40,10 +40,10 @@ def born_again(
     best: tuple[ir.Model, Change] | None = None
     winner, present = 0, teacher
     for number in range(1, count + 1):
-        own = replace(context, seed=context.seed + number - 1)
+        own, wanted = replace(context, seed=context.seed + number - 1), recipe
         if number > 1:
-            own.teachers = ()
-        made = distil(teacher, present, recipe, own, f"{label} generation {number}")
+            own.teachers, wanted = (), _of_one_teacher(recipe)
+        made = distil(teacher, present, wanted, own, f"{label} generation {number}")
         score = metric(made[1])
         console.say(f"generation {number} of {count}: {recipe.evaluate.metric} {score:.4g}")
         rows.append({"metric": score, **{key: made[1].details[key] for key in ("best_epoch", "epochs")}})
@@ -56,6 +56,12 @@ def born_again(
     change.details["generations"] = {"each": rows, "best": winner}
     change.summary += f"; generation {winner} of {count}"
     return student, change
+
+
+def _of_one_teacher(recipe: DistillRecipe) -> DistillRecipe:
+    """`recipe` with losses that ask whoever teaches: the student before is the only teacher there is."""
+    losses = [loss.model_copy(update={"teachers": None}) for loss in recipe.distill.losses]
+    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"losses": losses})})
 
 
 def need_validation(context: Context, where: str) -> None:

@@ -139,6 +139,14 @@ class DistillRecipe(Shared):
 
     distill: DistillSection = DistillSection()
 
+    @model_validator(mode="after")
+    def _something_to_keep(self) -> "DistillRecipe":
+        if self.train.freeze and self.distill.student.weights == "fresh":
+            raise ValueError(
+                "train.freeze: would keep random weights with `student: {weights: fresh}`; drop one"
+            )
+        return self
+
     def needs(self) -> dict[str, bool]:
         """Training data; with labels where a loss reads them."""
         return {"train": any(is_labelled(loss) for loss in self.distill.losses)}

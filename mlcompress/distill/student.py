@@ -20,6 +20,9 @@ from mlcompress.graph.dependency import Analysis, Family, analyse, remove
 from mlcompress.graph.dependency.widths import multiple, nearest
 from mlcompress.measure.refit import lost, refit
 
+_FITTED_ON = 256
+"""Training samples that inherited layers are fitted on."""
+
 
 @dataclass(frozen=True)
 class Student:
@@ -60,15 +63,23 @@ def _derive(teacher: ir.Model, section: StudentSection, context: Context) -> Stu
         raise UnsupportedError(
             "distill.student: no layer of this model can be narrowed; name a student with --student FILE"
         )
-    data = context.calibration or context.train
-    is_fitted = section.reconstruct and section.weights == "inherit" and data is not None
-    fitted = narrow(model, analysis, widths, data if is_fitted else None)
+    is_fitted = section.reconstruct and section.weights == "inherit"
+    fitted = narrow(model, analysis, widths, _samples(context) if is_fitted else None)
     description["units"] = {name: [old, new] for name, (old, new) in widths.items()}
     if section.weights == "fresh":
         description["left_as_inherited"] = reinitialise(model, context.seed)
     elif fitted:
         description["reconstructed"] = fitted
     return Student(model, description, analysis.left_alone())
+
+
+def _samples(context: Context) -> Dataset | None:
+    """`context.calibration`, or else a few training samples: drawn, since files may be in order of class."""
+    if context.calibration or context.train is None:
+        return context.calibration
+    count = len(context.train)
+    drawn = np.random.default_rng(context.seed).choice(count, min(_FITTED_ON, count), replace=False)
+    return context.train.subset(np.sort(drawn))
 
 
 def _widths(analysis: Analysis, section: StudentSection) -> dict[str, tuple[int, int]]:

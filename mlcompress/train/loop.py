@@ -74,8 +74,8 @@ def fit(
             state, neither averaged nor selected.
         before_epoch: told the number of each epoch, from 1.
         keep_initial: the weights before training compete as epoch 0.
-        key: hash of what the loss depends on (teacher, entries). Settings, seed, data and first weights are
-            added here.
+        key: hash of what `loss` and `validate` depend on (teacher, entries, metric, validation data).
+            Settings, seed, data and first weights are added here.
 
     Raises:
         DataError: no samples, or `early_stop` without validation.

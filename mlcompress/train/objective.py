@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcompress import processes
-from mlcompress.errors import DataError
+from mlcompress.errors import DataError, RecipeError
 from mlcompress.train.batches import TorchBatch
 from mlcompress.train.ensemble import Ensemble
 from mlcompress.train.logits import find_output
@@ -47,13 +47,13 @@ class Objective:
 
         Raises:
             DataError: no entries, so that there is nothing to learn from.
-            RecipeError: an output or tensor that a graph does not have.
+            RecipeError: an output, tensor or teacher that there is not.
             UnsupportedError: a loss on class logits with an output that holds none.
         """
         if not entries:
             raise DataError(f"{where}: nothing to learn from: neither a teacher nor labels are used")
         self._terms = [
-            resolve(entry, student, teacher, place)
+            resolve(_of_one(entry, place), student, teacher, place)
             if ensemble is None
             else ensemble.resolve(entry, student, place)
             for number, entry in enumerate(entries)
@@ -151,6 +151,17 @@ class Objective:
 
     def _taught(self, batch: TorchBatch) -> Mapping[str, Tensor]:
         return self._teach(batch) if self._teach is not None and self.teacher_values else {}
+
+
+def _of_one(entry: LossEntry, where: str) -> LossEntry:
+    """`entry`, which may ask no other teacher than the only one."""
+    beyond = [number for number in entry.teachers or [] if number > 0]
+    if beyond:
+        raise RecipeError(
+            f"{where}.teachers: no teacher {beyond[0]}; there is only TEACHER, number 0; leave it out,"
+            " or give more with -t FILE"
+        )
+    return entry
 
 
 def _ops(model: ir.Model) -> list[str]:

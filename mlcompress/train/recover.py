@@ -19,12 +19,12 @@ from mlcompress.errors import DataError
 from mlcompress.metrics import HIGHER_IS_BETTER, LABELLED
 from mlcompress.recipe.finetune import Finetune
 from mlcompress.recipe.sections import Evaluate, TrainSection
-from mlcompress.train import metrics
 from mlcompress.train.batches import to_torch
 from mlcompress.train.device import first_process_first
 from mlcompress.train.ensemble import Ensemble, Running
 from mlcompress.train.executor import Executor
 from mlcompress.train.freeze import freeze
+from mlcompress.train.judge import Judge
 from mlcompress.train.logits import find_output, has_logits
 from mlcompress.train.loop import Loss, fit
 from mlcompress.train.losses import LossEntry, entry
@@ -66,7 +66,8 @@ def recover(
         after_step: re-applies masks to `executor.trainable`.
         executor: of `model`, where the caller needs it for `after_step`; made here by default.
         penalty: without arguments it gives what is added to the loss of every batch; its buffers are part of
-            the state. The last weights are kept then, because the first would win.
+            the state. The last weights are kept then, because the first would win, and there is no
+            `early_stop`.
         facts: whatever else the course of training depends on; a state of other facts is not resumed.
 
     Raises:
@@ -147,7 +148,7 @@ def learn(
         names = " and ".join(objective.labelled)
         raise DataError(f"{where}.losses: {names} needs labels; name the `label` of data.train, or drop it")
     validation = context.validation if context.validation is not None and len(context.validation) else None
-    judge = None if validation is None else _Judge(teacher, validation, evaluate, settings.threads)
+    judge = None if validation is None else Judge(teacher, validation, evaluate, settings.threads)
     online, why = _online(teacher, ensemble, objective, settings, context.seed), ""
     objective.taught_by(online)
     warnings = _prepare(objective, trained, data, settings, context.seed)
@@ -160,7 +161,7 @@ def learn(
         trained,
         objective if penalty is None else _penalised(objective, penalty),
         data,
-        settings,
+        settings if penalty is None else settings.model_copy(update={"early_stop": None}),
         seed=context.seed,
         validate=None if judge is None or penalty is not None else lambda: judge(trained),
         higher_is_better=HIGHER_IS_BETTER[evaluate.metric],
@@ -173,7 +174,7 @@ def learn(
         beside=objective.parts if penalty is None else nn.ModuleList([objective.parts, penalty]),
         before_epoch=lambda epoch: _start_epoch(epoch, objective, online),
         keep_initial=keep_initial,
-        key=_key(teacher, losses, evaluate, [facts] * bool(facts) + (ensemble.facts() if ensemble else [])),
+        key=_key(teacher, losses, evaluate, validation, [facts, *(ensemble.facts() if ensemble else [])]),
     )
     if online is not None:
         online.check_unchanged()
@@ -220,24 +221,6 @@ def _prepare(
 
 def _penalised(objective: Objective, penalty: nn.Module) -> Loss:
     return lambda outputs, batch: objective(outputs, batch) + penalty()
-
-
-class _Judge:
-    """The recipe's metric of an executor on the validation data."""
-
-    def __init__(self, teacher: ir.Model, data: Dataset, evaluate: Evaluate, threads: int) -> None:
-        """Raises DataError when the metric needs labels that the data does not have."""
-        self._data = data
-        self._evaluate = evaluate
-        self._output = str(find_output(teacher, evaluate.output, "evaluate.output").name)
-        self._teacher = None
-        metrics.check(evaluate.metric, data)
-        if metrics.needs_teacher(evaluate.metric, data):
-            self._teacher = Teacher(teacher, [self._output], threads=threads)
-            self._teacher.cache(data, None)
-
-    def __call__(self, executor: Executor) -> float:
-        return metrics.score(executor, self._data, self._evaluate, self._output, self._teacher)
 
 
 def training_data(context: Context) -> Dataset:
@@ -289,9 +272,18 @@ def _cache_folder(cache: bool | str, context: Context) -> Path | None:
     return None if context.state_dir is None else context.state_dir / "teacher"
 
 
-def _key(teacher: ir.Model, losses: Sequence[LossEntry], evaluate: Evaluate, facts: list[str]) -> str:
-    """Hash of what the course of training depends on beside data, settings, seed and first weights."""
+def _key(
+    teacher: ir.Model,
+    losses: Sequence[LossEntry],
+    evaluate: Evaluate,
+    validation: Dataset | None,
+    facts: list[str],
+) -> str:
+    """Hash of what the course of training depends on beside data, settings, seed and first weights.
+
+    The validation data is part of it: it chose the best of the epochs that a state holds.
+    """
     parts = [hashlib.sha256(graph.to_bytes(teacher)).hexdigest(), evaluate.model_dump_json()]
     parts += [one.model_dump_json() for one in losses]
-    parts += facts
+    parts += ["" if validation is None else validation.fingerprint, *facts]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

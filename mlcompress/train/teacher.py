@@ -80,8 +80,10 @@ class Teacher:
             raise ModelError(f"teacher: does not run on this data: {reason(problem)}") from None
         return {name: torch.from_numpy(array) for name, array in zip(self.values, arrays, strict=True)}
 
-    def cache(self, data: Dataset, folder: Path | None, *, limit: float = inf) -> str:
-        """Compute the values of every sample now, in float16, and read them from then on; why not, or "".
+    def cache(
+        self, data: Dataset, folder: Path | None, *, limit: float = inf, dtype: np.dtype[Any] = _DTYPE
+    ) -> str:
+        """Compute the values of every sample now, in `dtype`, and read them from then on; why not, or "".
 
         `folder` keeps them as `<key>.<n>.npy` ([N, ...], in the order of `data`) beside `<key>.json`, which
         says what they were made from. They are used again only if that is the same and the files are whole;
@@ -89,20 +91,20 @@ class Teacher:
         [2, B, 128] of an LSTM, and more than `limit` bytes are not kept: the teacher runs on every batch.
 
         Raises:
-            DataError: a value does not fit float16.
+            DataError: a value does not fit `dtype`, or is not finite.
         """
         taught = [self._first(data, count) for count in (1, 2)]
         if not all(_rows(value) == count for count, one in enumerate(taught, 1) for value in one):
             return "a value has no row for each sample"
-        needed = len(data) * sum(value[0].numel() for value in taught[0]) * _DTYPE.itemsize
+        needed = len(data) * sum(value[0].numel() for value in taught[0]) * dtype.itemsize
         if needed > limit:
             return f"{needed / 1e9:.3g} GB of features; `cache: DIR` keeps them in a folder"
-        facts = self._facts(data)
+        facts = self._facts(data, dtype)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         kept = None if folder is None else _read(folder, key, facts)
         self.is_read = kept is not None
         if kept is None:
-            kept = self._compute(data)
+            kept = self._compute(data, dtype)
             if folder is not None:
                 _write(folder, key, facts, kept)
         self._cache = dict(zip(self.values, kept, strict=True))
@@ -118,28 +120,28 @@ class Teacher:
         if _digest(self._model) != self._digest:
             raise RuntimeError("the teacher changed during training")
 
-    def _facts(self, data: Dataset) -> dict[str, Any]:
+    def _facts(self, data: Dataset, dtype: np.dtype[Any]) -> dict[str, Any]:
         return {
             "teacher": self._digest,
             "data": data.fingerprint,
             "samples": len(data),
             "values": list(self.values),
-            "dtype": _DTYPE.name,
+            "dtype": dtype.name,
         }
 
     def _first(self, data: Dataset, count: int) -> list[Tensor]:
         """Values for the first sample, `count` times: what differs between counts has the samples' axis."""
         return list(self._run_session(to_torch(data.take(np.zeros(count, np.int64)))).values())
 
-    def _compute(self, data: Dataset) -> list[np.ndarray]:
+    def _compute(self, data: Dataset, dtype: np.dtype[Any]) -> list[np.ndarray]:
         arrays: list[np.ndarray] = []
         with console.progress("teacher", len(data)) as advance:
             for batch in data.batches(_BATCH):
                 taught = self._run_session(to_torch(batch))
                 if not arrays:
-                    arrays = [np.empty((len(data), *taught[name].shape[1:]), _DTYPE) for name in self.values]
+                    arrays = [np.empty((len(data), *taught[name].shape[1:]), dtype) for name in self.values]
                 for name, array in zip(self.values, arrays, strict=True):
-                    array[batch.ids] = _half(name, taught[name])
+                    array[batch.ids] = _rounded(name, taught[name], dtype)
                 advance(len(batch.ids))
         return arrays
 
@@ -172,12 +174,12 @@ def _digest(model: ir.Model) -> str:
     return hashlib.sha256(graph.to_bytes(model)).hexdigest()
 
 
-def _half(name: str, value: Tensor) -> np.ndarray:
-    rounded: np.ndarray = value.half().numpy()
+def _rounded(name: str, value: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
+    with np.errstate(over="ignore"):  # said below
+        rounded = value.numpy().astype(dtype)
     if not np.isfinite(rounded).all():
-        raise DataError(
-            f"teacher: {name} has values beyond float16 or not finite; set `cache: false` or check the data"
-        )
+        way_out = "set `cache: false` or check the data" if dtype == _DTYPE else "check the data"
+        raise DataError(f"teacher: {name} has values beyond {dtype.name} or not finite; {way_out}")
     return rounded
 
 

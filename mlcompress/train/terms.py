@@ -77,7 +77,7 @@ class Term:
             "student_features": student,
         }
         if self.needs & LOGITS:
-            self._check_logits(student)
+            check_logits(student, self.student, self.where)
         if "labels" in self.needs:
             wanted = is_labelled(self.entry)
             given["labels"] = distribution(batch, student.shape[1], self.where) if wanted else None
@@ -99,7 +99,7 @@ class Term:
         """
         student, dim = outputs[self.student].float(), self.entry.options().get("dim", 0)
         if self.shallow is not None:
-            self._check_logits(student)
+            check_logits(student, self.student, self.where)
             self.parts["shallow"] = self.shallow.build(outputs, student, dim, generator)
         if teacher is None:
             return
@@ -147,12 +147,14 @@ class Term:
             found["bank"] = self.parts["bank"]
         return found
 
-    def _check_logits(self, student: Tensor) -> None:
-        if student.ndim != 2 or student.shape[1] < 2:
-            raise UnsupportedError(
-                f"{self.where}: {self.student} has shape {list(student.shape)}, but class logits are"
-                " [batch, classes]; use the losses `mse` or `cosine`"
-            )
+
+def check_logits(value: Tensor, name: str, where: str) -> None:
+    """Raises UnsupportedError for a value that cannot be class logits, [B, C] with C of 2 or more."""
+    if value.ndim != 2 or value.shape[1] < 2:
+        raise UnsupportedError(
+            f"{where}: {name} has shape {list(value.shape)}, but class logits are"
+            " [batch, classes]; use the losses `mse` or `cosine`"
+        )
 
 
 def resolve(

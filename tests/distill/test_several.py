@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mlcompress.context import Change
+from mlcompress.context import Change, GivenTeacher
 from mlcompress.distill.grid import trials
 from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.errors import DataError
@@ -79,6 +79,13 @@ def test_generations_teach_each_other(teacher: ir.Model) -> None:
     assert told["each"][1]["epochs"] == of_second.details["epochs"]
     assert same(student, [first, second, third][told["best"] - 1])
     assert weights(student)["w1"].shape == weights(teacher)["w1"].shape
+
+
+def test_only_the_first_generation_chooses_its_teachers(teacher: ir.Model) -> None:
+    given = tuple(GivenTeacher(model, name) for model, name in ((teacher, "a.onnx"), (net(1), "b.onnx")))
+    losses = [{"name": "soft", "teachers": [1]}]
+    _, change = distil(teacher, {"losses": losses, "generations": 2}, {"epochs": 1}, teachers=given)
+    assert len(change.details["generations"]["each"]) == 2
 
 
 @pytest.mark.parametrize("distill", [{"generations": 2}, {"sweep": {"temperature": [1, 2]}}])

@@ -82,6 +82,24 @@ def test_inherited_layers_are_fitted_to_what_they_gave() -> None:
     assert found[True] > found[False] + 0.3  # 0.935 and 0.475; four classes
 
 
+def test_layers_are_fitted_on_256_of_the_training_samples() -> None:
+    image, labels = task.samples(400, 2)
+    data = from_arrays({"image": image}, labels, name="data.train")
+    drawn = data.subset(np.sort(np.random.default_rng(5).choice(400, 256, replace=False)))
+    teacher = ir.from_proto(task.solved())
+    graph.clean(teacher)
+    given = {
+        "few": Context(5, train=data),
+        "drawn": Context(5, calibration=drawn),
+        "all": Context(5, calibration=data),
+    }
+    made = {
+        name: graph.to_bytes(make_student(teacher, StudentSection(), one).model)
+        for name, one in given.items()
+    }
+    assert made["few"] == made["drawn"] != made["all"]
+
+
 _WIDE = """
 <ir_version: 10, opset_import: ["" : 18]>
 wide (int64[n] ids, float[n, 8, 16] x) => (float[n, 32] y, float[n, 60, 19] z)

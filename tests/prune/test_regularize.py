@@ -13,6 +13,7 @@ from mlcompress.context import Context
 from mlcompress.graph.dependency import analyse
 from mlcompress.prune.penalty import Penalty, slices
 from mlcompress.prune.regularize import group_lasso, growing_l2, l1, regularizers
+from mlcompress.recipe.sections import EarlyStop
 from mlcompress.train.executor import Executor
 from mlcompress.train.recover import recover
 from tests import task
@@ -67,6 +68,23 @@ def test_a_penalty_counts_its_steps() -> None:
     first, second, third = float(penalty()), float(penalty()), float(penalty())
     assert first == 0.0
     assert third == pytest.approx(2 * second)
+
+
+def test_a_penalty_is_not_stopped_early() -> None:
+    """Nothing is validated while units are made small: their metric would speak against it."""
+    settings = direct.recipe(ratio=0.5, finetune={}).train.model_copy(
+        update={"early_stop": EarlyStop(patience=1)}
+    )
+    for validation in (direct.samples(), None):
+        executor = Executor(model := direct.model())
+        families = analyse(model).families
+        doomed = [torch.ones(family.units, dtype=torch.bool) for family in families]
+        penalty = Penalty(regularizers.choose("l1", strength=10.0), slices(executor, families), doomed)
+        history = recover(
+            model, direct.model(), settings, Context(0, train=direct.samples(), validation=validation),
+            epochs=3, label="towards sparsity", executor=executor, penalty=penalty,
+        )  # fmt: skip
+        assert (len(history.epochs), history.stopped) == (3, False)
 
 
 class Stop(Exception):

@@ -15,6 +15,7 @@ from mlcompress import graph, pipeline
 from mlcompress.cli.app import _status
 from mlcompress.context import Context
 from mlcompress.data.dataset import from_arrays
+from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.errors import RecipeError
 from mlcompress.exits import Exit
 from mlcompress.job import Job
@@ -226,6 +227,24 @@ def test_movement_needs_what_is_trained() -> None:
     section = {"granularity": "element", "ratio": 0.5, "criterion": "movement", "finetune": {}}
     with pytest.raises(ValueError, match=r"train.freeze: movement judges weights by their training"):
         PruneRecipe.model_validate({"prune": section, "train": {"freeze": ["fc"]}})
+
+
+def test_fresh_weights_are_not_frozen() -> None:
+    train = {"freeze": ["fc"]}
+    with pytest.raises(ValueError, match=r"train.freeze: would keep random weights"):
+        DistillRecipe.model_validate({"distill": {"student": {"weights": "fresh"}}, "train": train})
+    DistillRecipe.model_validate({"train": train})
+
+
+@pytest.mark.parametrize("attributes", ["spatial=1", "training_mode=0"])
+def test_a_frozen_batch_norm_takes_the_attributes_of_the_plain_one(attributes: str) -> None:
+    model = net()
+    (norm,) = [node for node in model.graph if node.op_type == "BatchNormalization"]
+    name, _, value = attributes.partition("=")
+    norm.attributes[name] = ir.AttrInt64(name, int(value))
+    changed, told = moved("op:BatchNormalization", model=model)
+    assert told == NORM
+    assert changed == {"w1", "w2", "b2"}
 
 
 def test_quantisation_aware_training_keeps_weight_and_step() -> None:

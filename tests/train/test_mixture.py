@@ -1,20 +1,25 @@
 """Learned weights of teachers: the most likely mixture, against a search by hand, and where they come from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+import torch
 
 from mlcompress import graph
 from mlcompress.context import Context
 from mlcompress.distill.run import run
-from mlcompress.errors import UnsupportedError, UserError
+from mlcompress.errors import DataError, RecipeError, UnsupportedError, UserError
+from mlcompress.train import mixture
 from mlcompress.train.ensemble import Ensemble
 from mlcompress.train.losses import entry
 from mlcompress.train.mixture import learn_weights, mixture_weights
+from mlcompress.train.terms import check_logits
 from tests.distill.test_teachers import opened, pair, probabilities, recipe, save_second
 from tests.train.nets import net, stripes
 
@@ -51,6 +56,50 @@ def test_a_teacher_that_is_never_right_is_not_heard_and_tiny_likelihoods_do_no_h
     likelihoods = np.stack([np.full(50, -900.0), np.full(50, -1000.0)])  # exp of either is 0
     np.testing.assert_allclose(mixture_weights(likelihoods), [1, 0], atol=1e-5)
     np.testing.assert_allclose(mixture_weights(np.full((4, 9), -3.0)), [0.25] * 4)
+
+
+def test_samples_that_no_teacher_explains_are_left_out() -> None:
+    likelihoods = np.log(np.array([[0.9, 0.8, 0.3, 0.1], [0.5, 0.2, 0.7, 0.4]]))
+    more = np.insert(likelihoods, 2, -np.inf, axis=1)
+    np.testing.assert_array_equal(mixture_weights(more), mixture_weights(likelihoods))
+    with pytest.raises(DataError, match="no teacher gives any label a probability above 0"):
+        mixture_weights(np.full((2, 3), -np.inf))
+
+
+def test_weights_that_do_not_settle_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture, "_STEPS", 1)
+    with pytest.raises(DataError, match=r"learned: not settled after 1 steps, at \[0\."):
+        mixture_weights(np.log(np.array([[0.9, 0.8, 0.3], [0.5, 0.2, 0.7]])))
+
+
+def test_losses_that_ask_one_teacher_leave_nothing_to_learn() -> None:
+    context = Context(0, train=stripes(labels=False), teachers=pair())
+    with pytest.raises(RecipeError, match="every loss asks one teacher"):
+        learn_weights(Ensemble(pair(), "learned"), [entry("soft", teachers=[1])], net(), context, 1)
+
+
+def test_a_teacher_that_gives_nan_is_named() -> None:
+    first, second = pair()
+    spoilt = np.full_like(second.model.graph.initializers["w2"].const_value.numpy(), np.nan)  # type: ignore[union-attr]
+    second.model.graph.initializers["w2"].const_value = ir.tensor(spoilt, name="w2")
+    context = Context(0, train=stripes(), teachers=(first, second))
+    with pytest.raises(DataError, match=rf"learned: {second.file} gives NaN on 192 of 192 samples"):
+        learn_weights(Ensemble((first, second), "learned"), [entry("soft")], net(), context, 1)
+
+
+def test_answers_for_each_position_are_refused() -> None:
+    text = '<ir_version: 10, opset_import: ["" : 18]> g (float[N,1,6,6] image) => (float[N,1,6,6] logits) {logits = Relu(image)}'
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    teachers = tuple(replace(one, model=model) for one in pair())
+    context = Context(0, train=stripes(), teachers=teachers)
+    with pytest.raises(UnsupportedError, match=r"\[192, 1, 6, 6\], but class logits are"):
+        learn_weights(Ensemble(teachers, "learned"), [entry("soft")], model, context, 1)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (4,), (4, 1)])
+def test_scores_that_are_no_class_scores_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UnsupportedError, match=r"here: t.onnx has shape .* class logits are"):
+        check_logits(torch.zeros(shape), "t.onnx", "here")
 
 
 def test_only_class_scores_have_likelihoods() -> None:

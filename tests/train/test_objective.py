@@ -48,6 +48,13 @@ def test_logit_losses_read_what_enters_the_softmax() -> None:
     assert objective(entry("soft")).notes == ()
 
 
+def test_the_only_teacher_has_number_0() -> None:
+    assert objective(entry("soft", teachers=[0])).teacher_values == ("logits",)
+    for asked in ([3], [0, 3]):
+        with pytest.raises(RecipeError, match=r"losses\[0\] \(soft\)\.teachers: no teacher 3; there is only"):
+            objective(entry("soft", teachers=asked))
+
+
 def test_hard_alone_asks_no_teacher() -> None:
     made = objective(entry("hard"))
     assert made.teacher_values == ()

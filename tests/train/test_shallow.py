@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from mlcompress import graph
+from mlcompress import console, graph
 from mlcompress.cli.app import _status
 from mlcompress.context import Change, Context
 from mlcompress.data.dataset import Dataset
@@ -337,6 +337,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         distil(*SELF, state_dir=tmp_path)
     monkeypatch.undo()
+    console.set_quiet(False)  # a command of another test may have left it on
     resumed, _ = distil(*SELF, state_dir=tmp_path)
     assert "goes on after epoch 2 of 3" in capsys.readouterr().err
     assert graph.to_bytes(resumed) == graph.to_bytes(whole)

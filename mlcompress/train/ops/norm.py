@@ -34,8 +34,11 @@ def batch_normalization(
 
 
 @op("frozen.BatchNormalization", "X scale B input_mean input_var")
-def frozen_batch_normalization(node: Node, *, epsilon: float = 1e-5, momentum: float = 0.9) -> Run:
-    """By the running statistics in training mode too, which stay as they are."""
+def frozen_batch_normalization(
+    node: Node, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0, spatial: int = 1
+) -> Run:
+    """By the running statistics in training mode too, which stay as they are. Refuses as the plain op."""
+    batch_normalization(node, training_mode=training_mode, spatial=spatial)
     return lambda x, scale, bias, mean, var: F.batch_norm(x, mean, var, scale, bias, False, 0.0, epsilon)
 
 
