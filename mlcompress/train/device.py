@@ -71,15 +71,22 @@ def _precision(settings: TrainSection) -> str:
 
 @contextmanager
 def reproducible(threads: int) -> Iterator[None]:
-    """Deterministic kernels on `threads` CPU threads (0: torch's choice); torch's settings are put back."""
+    """Deterministic kernels on `threads` CPU threads (0: torch's choice); torch's settings are put back.
+
+    Deterministic mode would also fill each new tensor before it is written, for programs that read what they
+    never wrote: an eighth of a training step of a small ResNet, so that is left out.
+    """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         if threads:
             torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         yield
     finally:
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=warn_only)
         torch.set_rng_state(before[2])

@@ -346,17 +346,22 @@ def test_history_is_json_and_tells_rates() -> None:
     assert card["best_epoch"] == 2
 
 
+def torch_settings() -> list[object]:
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    return [torch.get_num_threads(), deterministic, fills]
+
+
 def test_torch_settings_are_put_back() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     train(1)  # with one thread
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
+    settings, state = torch_settings(), torch.get_rng_state()
     train(1)
-    after = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
-    assert before[:2] == after[:2]
-    assert torch.equal(before[2], after[2])
+    assert torch_settings() == settings
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own() -> None:
