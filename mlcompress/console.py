@@ -5,6 +5,7 @@ rich is imported when it is needed: `--help` must not pay for it.
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _quiet = False
+_BETWEEN_LINES = 30.0
+"""Seconds from one line of progress to the next where there is no terminal."""
 
 
 def set_quiet(quiet: bool) -> None:
@@ -72,9 +75,11 @@ def _is_terminal() -> bool:
 
 @contextmanager
 def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal and nothing elsewhere; call the yielded function with the steps done since."""
+    """A bar on a terminal, elsewhere (a log of CI) a line every half a minute; call the yielded function with
+    the steps done since.
+    """
     if _quiet or not _is_terminal():
-        yield lambda steps: None
+        yield _lines(label, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -88,6 +93,19 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], N
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda steps: bar.update(task, advance=steps)
+
+
+def _lines(label: str, total: int | None) -> Callable[[int], None]:
+    done, said = 0, time.monotonic()
+
+    def advance(steps: int) -> None:
+        nonlocal done, said
+        done += steps
+        if time.monotonic() - said >= _BETWEEN_LINES:
+            said = time.monotonic()
+            say(f"{label}: {done}" + ("" if total is None else f" of {total}"))
+
+    return advance
 
 
 def table_console(width: int | None = None) -> "Console":

@@ -6,15 +6,16 @@ import onnx_ir as ir
 
 from mlcompress import graph
 from mlcompress.context import Change, Context
-from mlcompress.distill.generations import born_again
+from mlcompress.distill.generations import born_again, need_validation
 from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.distill.recipe_teachers import TeachersSection
 from mlcompress.distill.simkd import graft
 from mlcompress.distill.student import make_student
 from mlcompress.distill.sweep import sweep
 from mlcompress.train.ensemble import Ensemble
-from mlcompress.train.mixture import learn_weights
-from mlcompress.train.recover import learn, training_data
+from mlcompress.train.lesson import begin, training_data
+from mlcompress.train.mixture import check_learned, learn_weights
+from mlcompress.train.recover import learn
 
 
 def run(model: ir.Model, recipe: DistillRecipe, context: Context) -> tuple[ir.Model, Change]:
@@ -28,6 +29,35 @@ def run(model: ir.Model, recipe: DistillRecipe, context: Context) -> tuple[ir.Mo
         ModelError: the student's inputs or outputs differ from the teacher's.
     """
     return sweep(_students, model, recipe, context, "distill")
+
+
+def check(model: ir.Model, recipe: DistillRecipe, context: Context) -> None:
+    """Derive the student, without fitting it, and compute every loss on two samples.
+
+    Raises:
+        UserError: what `run` would refuse before its first step.
+    """
+    section = recipe.distill
+    if section.sweep is not None:
+        need_validation(context, "distill.sweep")
+    if section.generations > 1:
+        need_validation(context, "distill.generations")
+    unfitted = section.student.model_copy(update={"reconstruct": False})
+    student = make_student(model, unfitted, context).model
+    grown = graft(student, model, section.losses, context.seed)
+    ensemble = _ensemble(context, section.teachers)
+    if ensemble is not None and section.teachers.combine == "learned":
+        check_learned(ensemble, grown.losses, student, context, recipe.train.threads)
+    begin(
+        student,
+        model,
+        recipe.train,
+        context,
+        losses=grown.losses,
+        where="distill",
+        ensemble=ensemble,
+        frozen=grown.frozen,
+    )
 
 
 def _students(

@@ -69,13 +69,14 @@ def _tune(
     material: "Material | None",
 ) -> dict[str, Any]:
     finetune = recipe.prune.finetune or PruneFinetune()
+    from mlcompress.train import lesson
     from mlcompress.train import recover as train
     from mlcompress.train.executor import Executor
     from mlcompress.train.gradients import Movement
 
     executor = Executor(model, purpose="prune")
     losses = finetune.losses or train.finetune_losses(
-        finetune, original, train.training_data(context), recipe.evaluate
+        finetune, original, lesson.training_data(context), recipe.evaluate
     )
     follows = material is not None and recipe.prune.criterion.name == "movement"
     movement = Movement()
@@ -119,6 +120,7 @@ def make_sparse(
     import torch
 
     from mlcompress.prune.penalty import Penalty, slices, weights
+    from mlcompress.train import lesson
     from mlcompress.train import recover as train
     from mlcompress.train.executor import Executor
 
@@ -128,7 +130,7 @@ def make_sparse(
     gather = slices(executor, families) if families else weights(executor, names)
     penalty = Penalty(choice, gather, [torch.from_numpy(mask) for mask in doomed])
     losses = finetune.losses or train.finetune_losses(
-        finetune, original, train.training_data(context), recipe.evaluate
+        finetune, original, lesson.training_data(context), recipe.evaluate
     )
     history = train.recover(
         model,
@@ -158,15 +160,17 @@ def settle(model: ir.Model, context: Context) -> None:
         reestimate_bn(model, context.calibration)
 
 
-def check_trainable(model: ir.Model) -> None:
-    """Raises UnsupportedError that names every op without a trainable form."""
+def check_trainable(model: ir.Model, context: Context) -> None:
+    """Raises UnsupportedError that names every op without a trainable form, or a batch of fixed length."""
     from mlcompress.train.executor import unsupported
+    from mlcompress.train.lesson import check_batch, training_data
 
     lines = unsupported(model)
     if lines:
         raise UnsupportedError(
             *(f"prune.finetune: {line}; leave `finetune` out to prune without it" for line in lines)
         )
+    check_batch(model, training_data(context), "prune.finetune")
 
 
 def unimproved(histories: Sequence[dict[str, Any] | None]) -> list[str]:

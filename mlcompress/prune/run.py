@@ -60,7 +60,7 @@ def check(model: ir.Model, recipe: PruneRecipe, context: Context) -> None:
     material = Material(model, recipe, context)
     material.check()
     if section.finetune is not None:
-        check_trainable(model)
+        check_trainable(model, context)
     if section.granularity in ZEROS:
         names, _ = _weights(model, section, skip)
         check_storage(model, names, section, context)

@@ -50,7 +50,7 @@ def qat(model: ir.Model, recipe: QuantizeRecipe, context: Context, kept: frozens
         DataError: no training data, or none that ranges can be taken from.
     """
     section = recipe.quantize
-    _check_trainable(model)
+    _check_trainable(model, context)
     if context.calibration is None and context.train is not None:
         some = context.train.subset(np.arange(min(SAMPLES, len(context.train))))
         context = replace(context, calibration=some)
@@ -119,8 +119,9 @@ class _Course:
         return self._trained(found, ranges, final)
 
     def _phase(self, choice: Choice, ranges: Mapping[str, tuple[float, float]], epochs: int) -> "Trained":
+        from mlcompress.train.lesson import training_data
         from mlcompress.train.qat import QuantisedExecutor
-        from mlcompress.train.recover import finetune_losses, recover, training_data
+        from mlcompress.train.recover import finetune_losses, recover
 
         recipe, training = self.recipe, self.recipe.quantize.qat
         data = training_data(self.context)
@@ -210,12 +211,14 @@ class _Course:
         return replace(self.ready, base=base, ranges=ranges, scales=scales)
 
 
-def _check_trainable(model: ir.Model) -> None:
+def _check_trainable(model: ir.Model, context: Context) -> None:
     from mlcompress.train.executor import unsupported
+    from mlcompress.train.lesson import check_batch, training_data
 
     lines = unsupported(model)
     if lines:
         raise UnsupportedError(*(f"quantize.mode qat: {line}; use `mode: static`" for line in lines))
+    check_batch(model, training_data(context), "quantize.mode qat")
 
 
 def _with_own_weights(main: ir.Graph, names: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -87,15 +87,7 @@ def learn_weights(
         RecipeError: every loss asks one teacher. UnsupportedError: outputs that are no class scores. Others
             as `Ensemble.resolve`.
     """
-    panels: dict[tuple[Source, ...], Panel] = {}
-    for number, entry in enumerate(losses):
-        panel = ensemble.resolve(entry, student, f"distill.losses[{number}] ({entry.name})").panel
-        if panel is not None and len(panel.sources) > 1:
-            panels.setdefault(panel.sources, panel)
-    if not panels:
-        raise RecipeError(
-            f"{_WHERE}: every loss asks one teacher; leave `combine` out, or name more `teachers`"
-        )
+    panels = _panels(ensemble, losses, student)
     held, data, name = _labelled(ensemble, context)
     rows, found = [], dict[tuple[Source, ...], tuple[float, ...]]()
     for sources, panel in panels.items():
@@ -117,6 +109,32 @@ def learn_weights(
         )
     facts = {"learned": rows, "learned_on": {"data": name, "samples": len(data)}}
     return Fitted(replace(ensemble, learned=found), facts)
+
+
+def check_learned(
+    ensemble: Ensemble, losses: Sequence[LossEntry], student: ir.Model, context: Context, threads: int
+) -> None:
+    """Raise what `learn_weights` would, as far as two samples show it."""
+    held, data, _ = _labelled(ensemble, context)
+    first = data.subset(np.arange(min(2, len(data))))
+    for panel in _panels(ensemble, losses, student).values():
+        _likelihoods(held, panel, first, threads)
+
+
+def _panels(
+    ensemble: Ensemble, losses: Sequence[LossEntry], student: ir.Model
+) -> dict[tuple[Source, ...], Panel]:
+    """The losses that ask several teachers, one for each set of outputs."""
+    panels: dict[tuple[Source, ...], Panel] = {}
+    for number, entry in enumerate(losses):
+        panel = ensemble.resolve(entry, student, f"distill.losses[{number}] ({entry.name})").panel
+        if panel is not None and len(panel.sources) > 1:
+            panels.setdefault(panel.sources, panel)
+    if not panels:
+        raise RecipeError(
+            f"{_WHERE}: every loss asks one teacher; leave `combine` out, or name more `teachers`"
+        )
+    return panels
 
 
 def _labelled(ensemble: Ensemble, context: Context) -> tuple[Ensemble, Dataset, str]:

@@ -7,24 +7,20 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
-import torch
 from torch import nn
 
 from mlcompress import console, graph
 from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset
-from mlcompress.errors import DataError
 from mlcompress.metrics import HIGHER_IS_BETTER, LABELLED
 from mlcompress.recipe.finetune import Finetune
 from mlcompress.recipe.sections import Evaluate, TrainSection
-from mlcompress.train.batches import to_torch
 from mlcompress.train.device import first_process_first
 from mlcompress.train.ensemble import Ensemble, Running
 from mlcompress.train.executor import Executor
-from mlcompress.train.freeze import freeze
 from mlcompress.train.judge import Judge
+from mlcompress.train.lesson import begin, training_data
 from mlcompress.train.logits import find_output, has_logits
 from mlcompress.train.loop import Loss, fit
 from mlcompress.train.losses import LossEntry, entry
@@ -139,19 +135,23 @@ def learn(
         UserError: a loss that cannot be computed on the first samples; nothing was trained.
     """
     data = training_data(context)
-    trained = executor or Executor(student, purpose=where)
-    kept = freeze(trained, settings.freeze, frozen)
-    objective = Objective(losses, student, teacher, where=f"{where}.losses", ensemble=ensemble)
+    lesson = begin(
+        student,
+        teacher,
+        settings,
+        context,
+        losses=losses,
+        where=where,
+        ensemble=ensemble,
+        frozen=frozen,
+        executor=executor,
+    )
+    trained, objective, online = lesson.executor, lesson.objective, lesson.online
     for note in objective.notes:
         console.say(note)
-    if objective.labelled and not data.has_labels:
-        names = " and ".join(objective.labelled)
-        raise DataError(f"{where}.losses: {names} needs labels; name the `label` of data.train, or drop it")
     validation = context.validation if context.validation is not None and len(context.validation) else None
     judge = None if validation is None else Judge(teacher, validation, evaluate, settings.threads)
-    online, why = _online(teacher, ensemble, objective, settings, context.seed), ""
-    objective.taught_by(online)
-    warnings = _prepare(objective, trained, data, settings, context.seed)
+    why = ""
     is_cached = online is not None and bool(cache) and not settings.augment
     if online is not None and is_cached:
         limit = inf if isinstance(cache, str) else LARGEST_CACHE
@@ -168,7 +168,7 @@ def learn(
         epochs=epochs,
         state_dir=context.state_dir,
         label=label,
-        frozen={*frozen, *kept},
+        frozen={*frozen, *lesson.frozen},
         after_step=after_step,
         taps=objective.student_values,
         beside=objective.parts if penalty is None else nn.ModuleList([objective.parts, penalty]),
@@ -178,27 +178,13 @@ def learn(
     )
     if online is not None:
         online.check_unchanged()
-    history.frozen = kept
+    history.frozen = lesson.frozen
     trained.write_back()
     skipped = [{"name": "teacher cache", "reason": why}] if why else []
     is_kept = is_cached and not why
-    return Learnt(history, is_kept, is_kept and online is not None and online.is_read, skipped, warnings)
-
-
-def _online(
-    teacher: ir.Model,
-    ensemble: Ensemble | None,
-    objective: Objective,
-    settings: TrainSection,
-    seed: int,
-) -> Teacher | Running | None:
-    """What gives the teachers' values; None where no loss asks for any."""
-    values = objective.teacher_values
-    if not values:
-        return None
-    if ensemble is None:
-        return Teacher(teacher, values, threads=settings.threads)
-    return ensemble.start(values, threads=settings.threads, changes=settings.augment, seed=seed)
+    return Learnt(
+        history, is_kept, is_kept and online is not None and online.is_read, skipped, lesson.warnings
+    )
 
 
 def _start_epoch(epoch: int, objective: Objective, online: Teacher | Running | None) -> None:
@@ -207,27 +193,8 @@ def _start_epoch(epoch: int, objective: Objective, online: Teacher | Running | N
         online.start_epoch(epoch)
 
 
-def _prepare(
-    objective: Objective, executor: Executor, data: Dataset, settings: TrainSection, seed: int
-) -> list[str]:
-    """Make the adapters of the losses and check all of them on two samples; warnings for the card."""
-    batch = to_torch(data.take(np.arange(min(2, len(data)))))
-    with torch.no_grad():
-        outputs = executor.eval()(batch.inputs, objective.student_values)
-    mixed = any(change.mixup is not None for change in settings.augment)
-    objective.prepare(outputs, batch, samples=len(data), seed=seed, mixed=mixed)
-    return objective.warnings(outputs, settings.batch_size)
-
-
 def _penalised(objective: Objective, penalty: nn.Module) -> Loss:
     return lambda outputs, batch: objective(outputs, batch) + penalty()
-
-
-def training_data(context: Context) -> Dataset:
-    """`context.train`, or a message that says what to add."""
-    if context.train is None or len(context.train) == 0:
-        raise DataError("data.train: training needs samples; add `data: {train: {path: FILE.npz}}`")
-    return context.train
 
 
 def default_losses(
