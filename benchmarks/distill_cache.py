@@ -25,7 +25,8 @@ from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset, from_arrays
 from mlcompress.distill.recipe import StudentSection
 from mlcompress.distill.student import make_student
-from mlcompress.recipe.sections import Evaluate, TrainSection
+from mlcompress.recipe.sections import Evaluate
+from mlcompress.recipe.train import TrainSection
 from mlcompress.train.losses import LossEntry, entry
 from mlcompress.train.recover import learn
 

@@ -7,6 +7,7 @@ from mlcompress import console
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_quiet", False)
     monkeypatch.setattr(console, "_BETWEEN_LINES", 0.0)
 
 

@@ -19,7 +19,7 @@ from mlcompress.distill.run import run
 from mlcompress.errors import UserError
 from mlcompress.exits import Exit
 from mlcompress.job import Job
-from mlcompress.recipe.sections import TrainSection
+from mlcompress.recipe.train import TrainSection
 from mlcompress.train.device import check_shares
 from tests import task
 from tests.conftest import ROOT

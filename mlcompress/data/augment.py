@@ -1,7 +1,7 @@
 """Random changes of training batches. What happens to a sample depends on seed, epoch and sample id only.
 
-So neither batch size nor order changes `flip`, `shift` or the share of `mixup`; only mixup's partner must
-come from the same batch. Images are [B, C, H, W].
+So neither batch size nor order changes `flip`, `shift` or the share of `mixup`; only the partners of `mixup`
+and `splice` must come from the same batch. Images are [B, C, H, W], texts [B, T, ...].
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from mlcompress.data.columns import Array, is_float
 from mlcompress.data.dataset import Batch, Mix
 from mlcompress.errors import DataError
-from mlcompress.recipe.sections import Augment
+from mlcompress.recipe.train import Augment
 
 
 def augment(batch: Batch, steps: Sequence[Augment], rng_key: tuple[int, int]) -> Batch:
@@ -22,9 +22,11 @@ def augment(batch: Batch, steps: Sequence[Augment], rng_key: tuple[int, int]) ->
     fills with the nearest edge pixels (after normalising, zero is no longer black; the edge is right for any
     preprocessing). mixup: Zhang et al. 2018, x = lam * x_i + (1 - lam) * x_j with lam ~ Beta(alpha, alpha)
     per sample; labels stay and `Batch.mix` tells partner and lam, so that a loss can mix its targets.
+    splice: half of the texts become the beginning of their own and the end of another one, cut at random
+    tokens; labels go, since none belongs to such a text (the cut-and-paste of CutMix, Yun et al. 2019).
 
     Raises DataError, naming the input, when there is no image to flip or shift or when an input cannot be
-    mixed.
+    mixed or spliced.
     """
     if not steps:
         return batch
@@ -36,6 +38,8 @@ def augment(batch: Batch, steps: Sequence[Augment], rng_key: tuple[int, int]) ->
             batch = _shift(batch, step.shift, generators)
         elif step.mixup is not None:
             batch = _mixup(batch, step.mixup, generators)
+        elif step.splice is not None:
+            batch = _splice(batch, step.splice, generators)
     return batch
 
 
@@ -97,6 +101,58 @@ def _mixup(batch: Batch, alpha: float, generators: list[np.random.Generator]) ->
         changed[name] = share * array + (1 - share) * array[index]
     labels = None if batch.labels is None else batch.labels[index]
     return replace(batch, inputs=batch.inputs | changed, mix=Mix(index, labels, lam))
+
+
+def _splice(batch: Batch, mask: str, generators: list[np.random.Generator]) -> Batch:
+    """Positions 0 ... a - 1 of a text, then the last t of its partner, then padding.
+
+    With n tokens a is uniform in 1 ... n - 1 and t in 1 ... min(m - 1, T - a), m being the partner's. So what
+    begins and ends every text stays where it is.
+    """
+    texts = _texts(batch, mask)
+    kept = texts[mask] != 0
+    lengths, width = kept.sum(axis=1), kept.shape[1]
+    if (np.diff(kept.astype(np.int8), axis=1) > 0).any():
+        raise DataError(f"train.augment: splice needs padding at the end, and {mask!r} has it elsewhere")
+    draws = np.array([rng.random(4) for rng in generators])
+    partner = _partners(draws[:, 0])
+    head = 1 + (draws[:, 1] * (lengths - 1)).astype(np.int64)
+    most = np.minimum(lengths[partner] - 1, width - head)
+    tail = 1 + (draws[:, 2] * most).astype(np.int64)
+    if kept.all():  # there is no padding to copy
+        tail = width - head
+    chosen = (draws[:, 3] < 0.5) & (lengths > 1) & (most > 0)
+    place = np.arange(width)
+    is_own = ~chosen[:, None] | (place < head[:, None])
+    is_padding = chosen[:, None] & (place >= (head + tail)[:, None])
+    source = place + (lengths[partner] - tail - head)[:, None]  # of the partner's tokens
+    row, column = (
+        np.where(is_own, np.arange(len(kept))[:, None], partner[:, None]),
+        np.where(is_own, place, source),
+    )
+    changed = {}
+    for name, array in texts.items():
+        changed[name] = array[row, np.clip(column, 0, width - 1)]
+        if is_padding.any():
+            changed[name][is_padding] = array[~kept][0]
+    return replace(batch, inputs=batch.inputs | changed, labels=None)
+
+
+def _texts(batch: Batch, mask: str) -> dict[str, Array]:
+    varying = {name: array for name, array in batch.inputs.items() if name not in batch.constants}
+    if mask not in varying:
+        raise DataError(
+            f"train.augment: splice: no input {mask!r}; name the one that is 0 at padding, of"
+            f" {', '.join(varying)}"
+        )
+    shape = varying[mask].shape
+    unlike = [name for name, array in varying.items() if array.shape[:2] != shape or len(shape) != 2]
+    if unlike:
+        raise DataError(
+            f"train.augment: splice needs inputs [batch, tokens, ...] of one length; {unlike[0]} is"
+            f" {list(varying[unlike[0]].shape)}, {mask} {list(shape)}; leave splice out"
+        )
+    return varying
 
 
 def _partners(keys: Array) -> Array:

@@ -6,7 +6,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from mlcompress.distill.grid import trials
 from mlcompress.distill.recipe_teachers import TeachersSection
-from mlcompress.recipe.sections import Count, Section, Shared, refuse_unused
+from mlcompress.recipe.base import Count, Section, refuse_unused
+from mlcompress.recipe.sections import Shared
 from mlcompress.train.losses import annotation, entry, is_labelled, refuse_heads_alone
 
 

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mlcompress.recipe.sections import Count, ModelSection, Positive, Section, Transform, refuse_unused
+from mlcompress.recipe.base import Count, Positive, Section, refuse_unused
+from mlcompress.recipe.sections import ModelSection, Transform
 
 
 class TeacherEntry(Section):

@@ -9,8 +9,9 @@ from mlcompress.prune.criteria import GRADIENTS, criteria, measured, needs, refu
 from mlcompress.prune.layer_scores import layer_scores
 from mlcompress.prune.regularize import regularizers
 from mlcompress.prune.schedules import Step, schedules
+from mlcompress.recipe.base import Count, Section, refuse_unused
 from mlcompress.recipe.finetune import Finetune
-from mlcompress.recipe.sections import Count, Section, Shared, refuse_unused
+from mlcompress.recipe.sections import Shared
 from mlcompress.registry import Choice
 from mlcompress.train.losses import annotation as loss_annotation
 from mlcompress.train.losses import is_labelled, refuse_heads_alone

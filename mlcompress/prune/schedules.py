@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mlcompress.recipe.sections import Count
+from mlcompress.recipe.base import Count
 from mlcompress.registry import Registry
 
 schedules = Registry("schedule")

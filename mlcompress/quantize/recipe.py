@@ -11,7 +11,8 @@ from mlcompress.quantize.recipe_qat import Qat
 from mlcompress.quantize.recipe_static import Accuracy, Activations, Smooth
 from mlcompress.quantize.recipe_weights import ASYMMETRIC, Storage, Weights, problems
 from mlcompress.quantize.rounding import roundings
-from mlcompress.recipe.sections import Section, Shared
+from mlcompress.recipe.base import Section
+from mlcompress.recipe.sections import Shared
 
 PLACEMENTS = ("rules", "measured", "all")
 

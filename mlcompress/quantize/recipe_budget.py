@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from mlcompress.quantize.schemes import schemes
-from mlcompress.recipe.sections import Section
+from mlcompress.recipe.base import Section
 from mlcompress.registry import Choice
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mlcompress.quantize.observers import observers
-from mlcompress.recipe.sections import Section
+from mlcompress.recipe.base import Section
 
 
 class Activations(Section):

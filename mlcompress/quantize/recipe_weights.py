@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from mlcompress.quantize.mixed import Mixed
 from mlcompress.quantize.schemes import UNSCALED, schemes
 from mlcompress.quantize.weights import INTEGER_SCHEMES, largest_level
-from mlcompress.recipe.sections import Section
+from mlcompress.recipe.base import Section
 from mlcompress.registry import Choice
 
 Storage = Literal[

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mlcompress.recipe.sections import Fraction, Section, refuse_unused
+from mlcompress.recipe.base import Fraction, Section, refuse_unused
 
 
 class Finetune(Section):

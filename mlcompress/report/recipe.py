@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from mlcompress.recipe.sections import Section, Shared
+from mlcompress.recipe.base import Section
+from mlcompress.recipe.sections import Shared
 
 
 class ReportSection(Section):

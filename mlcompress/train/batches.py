@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mlcompress.data.augment import augment
 from mlcompress.data.dataset import Batch, Dataset
-from mlcompress.recipe.sections import Augment, Grow
+from mlcompress.recipe.train import Augment, Grow
 
 
 @dataclass(frozen=True)

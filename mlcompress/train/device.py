@@ -12,7 +12,7 @@ from accelerate.utils import broadcast
 
 from mlcompress import processes
 from mlcompress.errors import UnsupportedError, UserError
-from mlcompress.recipe.sections import TrainSection
+from mlcompress.recipe.train import TrainSection
 
 
 def accelerator(settings: TrainSection) -> Any:

@@ -14,7 +14,7 @@ from mlcompress.context import GivenTeacher
 from mlcompress.data.augment import augment
 from mlcompress.data.dataset import Dataset
 from mlcompress.errors import RecipeError, UnsupportedError
-from mlcompress.recipe.sections import Augment
+from mlcompress.recipe.train import Augment
 from mlcompress.train.batches import TorchBatch, to_torch
 from mlcompress.train.logits import find_output
 from mlcompress.train.losses import FeatureEntry, LossEntry, needs

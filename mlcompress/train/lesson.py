@@ -9,9 +9,10 @@ import torch
 
 from mlcompress import graph
 from mlcompress.context import Context
+from mlcompress.data.augment import augment
 from mlcompress.data.dataset import Dataset
-from mlcompress.errors import DataError, UnsupportedError
-from mlcompress.recipe.sections import TrainSection
+from mlcompress.errors import DataError, RecipeError, UnsupportedError
+from mlcompress.recipe.train import TrainSection
 from mlcompress.train.batches import to_torch
 from mlcompress.train.ensemble import Ensemble, Running
 from mlcompress.train.executor import Executor
@@ -60,6 +61,7 @@ def begin(
     if objective.labelled and not data.has_labels:
         names = " and ".join(objective.labelled)
         raise DataError(f"{where}.losses: {names} needs labels; name the `label` of data.train, or drop it")
+    _check_splice(objective, settings, ensemble, data, where)
     online = _online(teacher, ensemble, objective, settings, context.seed)
     objective.taught_by(online)
     warnings = _prepare(objective, trained, data, settings, context.seed)
@@ -71,6 +73,23 @@ def training_data(context: Context) -> Dataset:
     if context.train is None or len(context.train) == 0:
         raise DataError("data.train: training needs samples; add `data: {train: {path: FILE.npz}}`")
     return context.train
+
+
+def _check_splice(
+    objective: Objective, settings: TrainSection, ensemble: Ensemble | None, data: Dataset, where: str
+) -> None:
+    """Raise RecipeError for what means nothing to a text that was put together from two."""
+    if all(change.splice is None for change in settings.augment):
+        return
+    lost = [*objective.labelled, *objective.remembering]
+    if ensemble is not None and ensemble.combine == "confidence" and data.has_labels:
+        lost.append("combine: confidence")
+    if lost:
+        told = " and ".join(lost)
+        raise RecipeError(
+            f"train.augment: a spliced text is no sample and has no label, which {told} of {where} need;"
+            " leave out one or the other"
+        )
 
 
 def check_batch(model: ir.Model, data: Dataset, where: str) -> None:
@@ -110,7 +129,9 @@ def _prepare(
     objective: Objective, executor: Executor, data: Dataset, settings: TrainSection, seed: int
 ) -> list[str]:
     """Make the adapters of the losses and check all of them on two samples; warnings for the card."""
-    batch = to_torch(data.take(np.arange(min(2, len(data)))))
+    first = data.take(np.arange(min(2, len(data))))
+    augment(first, settings.augment, (seed, 0))  # says what does not fit these inputs
+    batch = to_torch(first)
     with torch.no_grad():
         outputs = executor.eval()(batch.inputs, objective.student_values)
     mixed = any(change.mixup is not None for change in settings.augment)

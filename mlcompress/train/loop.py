@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mlcompress import console
 from mlcompress.data.dataset import Dataset
 from mlcompress.errors import DataError, DivergedError
-from mlcompress.recipe.sections import TrainSection
+from mlcompress.recipe.train import TrainSection
 from mlcompress.train import device
 from mlcompress.train.batches import EpochOrder, TorchBatch, loader
 from mlcompress.train.device import from_first_process, reproducible

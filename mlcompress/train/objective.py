@@ -30,7 +30,8 @@ class Objective:
     """Sum over entries of weight * loss; call it with the student's values by name and the batch.
 
     `student_values` and `teacher_values` are the value names that it reads, so that the caller can tap them;
-    `labelled` names the losses that need labels; `notes` says where the logits were found before a Softmax;
+    `labelled` names the losses that need labels, `remembering` those that keep what they saw of each sample;
+    `notes` says where the logits were found before a Softmax;
     `parts` holds what is trained for the losses alone.
     """
 
@@ -62,6 +63,7 @@ class Objective:
         self.student_values = _distinct(name for term in self._terms for name in term.student_values)
         self.teacher_values = _distinct(key for term in self._terms for key in term.teacher_values)
         self.labelled = _distinct(term.entry.name for term in self._terms if is_labelled(term.entry))
+        self.remembering = _distinct(term.entry.name for term in self._terms if "bank" in term.needs)
         self.notes = _distinct(
             f"{term.where}: the output ends in Softmax; its input {term.student} is used as logits"
             for term in self._terms

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlcompress.recipe.sections import Optimizer, Schedule
+from mlcompress.recipe.train import Optimizer, Schedule
 
 _ONECYCLE_START = 25.0
 _ONECYCLE_END = 1e4

@@ -15,7 +15,8 @@ from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset
 from mlcompress.metrics import HIGHER_IS_BETTER, LABELLED
 from mlcompress.recipe.finetune import Finetune
-from mlcompress.recipe.sections import Evaluate, TrainSection
+from mlcompress.recipe.sections import Evaluate
+from mlcompress.recipe.train import TrainSection
 from mlcompress.train.device import first_process_first
 from mlcompress.train.ensemble import Ensemble, Running
 from mlcompress.train.executor import Executor

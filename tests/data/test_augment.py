@@ -6,7 +6,7 @@ import pytest
 from mlcompress.data import Batch, from_arrays
 from mlcompress.data.augment import augment
 from mlcompress.errors import DataError
-from mlcompress.recipe.sections import Augment
+from mlcompress.recipe.train import Augment
 
 ALL = [{"flip": "horizontal"}, {"shift": 2}]
 KEY = (0, 1)
@@ -153,3 +153,85 @@ def test_batches_that_cannot_be_augmented(
     with pytest.raises(DataError) as caught:
         augment(Batch({"x": array}, None, np.arange(4)), steps(*entries), KEY)
     assert caught.value.lines == (f"train.augment: {line}",)
+
+
+T, PAD = 12, 7
+MASKED = {"splice": "mask"}
+
+
+def texts(count: int = 400, full: bool = False) -> Batch:
+    """Text i is 1000 i + its position, of 3 to T tokens; padding is 7."""
+    rng = np.random.default_rng(1)
+    lengths = np.full(count, T) if full else rng.integers(3, T + 1, count)
+    place = np.arange(T)
+    mask = (place < lengths[:, None]).astype(np.int64)
+    ids = np.where(mask == 1, 1000 * np.arange(1, count + 1)[:, None] + place, PAD)
+    return from_arrays({"ids": ids, "mask": mask}, np.arange(count) % 4).take(np.arange(count))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_splice_joins_the_beginning_of_a_text_to_the_end_of_another(full: bool) -> None:
+    batch = texts(full=full)
+    after = augment(batch, steps(MASKED), KEY)
+    assert after.labels is None
+    spliced, heads = 0, set()
+    lengths = batch.inputs["mask"].sum(1)
+    for number, (row, mask) in enumerate(
+        zip(after.inputs["ids"], after.inputs["mask"], strict=True), start=1
+    ):
+        tokens = row[mask == 1]
+        assert (mask == (np.arange(T) < len(tokens))).all()
+        assert (row[len(tokens) :] == PAD).all()
+        owners, places = tokens // 1000, tokens % 1000
+        head = int((owners == number).sum())
+        assert head >= 1
+        assert (owners[:head] == number).all()
+        assert (places[:head] == np.arange(head)).all()
+        if head == len(tokens):
+            assert head == lengths[number - 1]
+            continue
+        spliced += 1
+        heads.add(head)
+        (other,) = set(owners[head:])
+        tail = len(tokens) - head
+        assert (places[head:] == np.arange(lengths[other - 1] - tail, lengths[other - 1])).all()
+        assert head < lengths[number - 1]
+        assert tail < lengths[other - 1]
+    assert 150 < spliced < 250  # 400 fair coins, as above
+    assert heads == set(range(1, T))
+
+
+def test_splice_keeps_dtypes_and_the_given_arrays() -> None:
+    batch = texts(9)
+    before = {name: array.copy() for name, array in batch.inputs.items()}
+    after = augment(batch, steps(MASKED), KEY)
+    for name, array in before.items():
+        np.testing.assert_array_equal(batch.inputs[name], array)
+        assert after.inputs[name].dtype == array.dtype
+        assert (after.inputs[name] != array).any()
+
+
+def test_splice_moves_whole_rows_of_features() -> None:
+    batch = texts(50)
+    ids = batch.inputs["ids"]
+    deep = Batch(batch.inputs | {"x": np.stack([ids, ids + 0.5], axis=2)}, None, batch.ids)
+    after = augment(deep, steps(MASKED), KEY).inputs
+    np.testing.assert_array_equal(after["x"], np.stack([after["ids"], after["ids"] + 0.5], axis=2))
+
+
+def test_a_text_alone_in_its_batch_is_spliced_with_itself_or_left() -> None:
+    batch = part(texts(), np.array([4]))
+    after = augment(batch, steps(MASKED), KEY).inputs
+    assert set((after["ids"][after["mask"] == 1]) // 1000) == {5}
+
+
+def test_what_splice_cannot_take() -> None:
+    ids, mask = texts(4).inputs.values()
+    for inputs, told in (
+        ({"ids": ids, "mask": mask[:, ::-1]}, "padding at the end, and 'mask' has it elsewhere"),
+        ({"ids": ids}, "splice: no input 'mask'; name the one that is 0 at padding, of ids"),
+        ({"ids": ids, "mask": mask, "age": mask[:, :1]}, r"one length; age is \[4, 1\], mask \[4, 12\]"),
+    ):
+        given = Batch(inputs, None, np.arange(4))
+        with pytest.raises(DataError, match=told):
+            augment(given, steps(MASKED), KEY)

@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 
 from mlcompress.context import Context
-from mlcompress.recipe.sections import TrainSection
+from mlcompress.recipe.train import TrainSection
 from mlcompress.train.losses import entry
 from mlcompress.train.recover import recover
 from tests.train.nets import net, stripes

@@ -13,7 +13,7 @@ from mlcompress.context import Context
 from mlcompress.graph.dependency import analyse
 from mlcompress.prune.penalty import Penalty, slices
 from mlcompress.prune.regularize import group_lasso, growing_l2, l1, regularizers
-from mlcompress.recipe.sections import EarlyStop
+from mlcompress.recipe.train import EarlyStop
 from mlcompress.train.executor import Executor
 from mlcompress.train.recover import recover
 from tests import task

@@ -7,8 +7,9 @@ import pytest
 from pydantic import Field
 
 from mlcompress.errors import RecipeError, UsageError
+from mlcompress.recipe.base import Section
 from mlcompress.recipe.load import load
-from mlcompress.recipe.sections import Section, Shared
+from mlcompress.recipe.sections import Shared
 from mlcompress.registry import Registry
 
 criteria = Registry("criterion")

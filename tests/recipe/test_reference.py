@@ -10,9 +10,10 @@ from pydantic import Field
 
 from mlcompress import stages
 from mlcompress.recipe import reader
+from mlcompress.recipe.base import Section
 from mlcompress.recipe.load import load
 from mlcompress.recipe.reference import markdown, renew, renew_file
-from mlcompress.recipe.sections import Section, Shared
+from mlcompress.recipe.sections import Shared
 from mlcompress.registry import Registry
 from tests.conftest import ROOT
 

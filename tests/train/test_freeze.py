@@ -22,7 +22,7 @@ from mlcompress.job import Job
 from mlcompress.prune.recipe import PruneRecipe
 from mlcompress.quantize.recipe import QuantizeRecipe
 from mlcompress.quantize.run import run as quantize
-from mlcompress.recipe.sections import TrainSection
+from mlcompress.recipe.train import TrainSection
 from mlcompress.train.executor import Executor
 from mlcompress.train.losses import entry
 from mlcompress.train.recover import learn, recover

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcompress.errors import DataError, DivergedError, UnsupportedError, UserError
-from mlcompress.recipe.sections import TrainSection
+from mlcompress.recipe.train import TrainSection
 from mlcompress.train.batches import EpochOrder, TorchBatch
 from mlcompress.train.executor import Executor
 from mlcompress.train.loop import fit

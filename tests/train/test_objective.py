@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from mlcompress.data.augment import augment
 from mlcompress.errors import DataError, ModelError, RecipeError, UnsupportedError
-from mlcompress.recipe.sections import Augment
+from mlcompress.recipe.train import Augment
 from mlcompress.train.batches import TorchBatch, to_torch
 from mlcompress.train.losses import entry
 from mlcompress.train.objective import Objective

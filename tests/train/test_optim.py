@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlcompress.recipe.sections import Optimizer, Schedule
+from mlcompress.recipe.train import Optimizer, Schedule
 from mlcompress.train.optim import Average, learning_rate, optimizer
 
 EXACT = 1e-12  # float64 arithmetic

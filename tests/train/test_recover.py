@@ -14,7 +14,8 @@ import torch
 from mlcompress.context import Context
 from mlcompress.data.dataset import Dataset, from_arrays
 from mlcompress.errors import DataError, RecipeError
-from mlcompress.recipe.sections import Augment, Evaluate, TrainSection
+from mlcompress.recipe.sections import Evaluate
+from mlcompress.recipe.train import Augment, TrainSection
 from mlcompress.train.executor import Executor
 from mlcompress.train.losses import entry
 from mlcompress.train.recover import default_losses, recover

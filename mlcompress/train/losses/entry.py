@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from mlcompress.recipe.sections import Count, Section
+from mlcompress.recipe.base import Count, Section
 from mlcompress.registry import Choice, Registry
 
 losses = Registry("loss")
