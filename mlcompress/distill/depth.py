@@ -10,8 +10,9 @@ from mlcompress.errors import UnsupportedError
 from mlcompress.graph.dependency.layers import drop, layers
 
 
-def shallower(model: ir.Model, depth: float) -> dict[str, Any]:
-    """Keep about the share `depth` of the layers, in place; the names of both kinds, for the card.
+def shallower(model: ir.Model, depth: float) -> tuple[dict[str, Any], list[str]]:
+    """Keep about the share `depth` of the layers, in place. Returns the names of both kinds, for the card,
+    and the tensors behind which layers are missing.
 
     Of n layers k = max(1, round(depth n)) stay: numbers round(i (n - 1) / (k - 1)), evenly spread from the
     first to the last, which are those of DistilBERT (Sanh et al. 2019): 0, 2, 4, 7, 9, 11 of 12. One alone
@@ -35,11 +36,12 @@ def shallower(model: ir.Model, depth: float) -> dict[str, Any]:
     dead = [layer for place, layer in enumerate(found) if place not in kept]
     drop(model, dead)
     graph.infer_shapes(model)
+    entries = [layer.entry for layer in dead]
     return {
         "depth": depth,
         "layers_kept": [found[place].name for place in kept],
         "layers_dropped": [layer.name for layer in dead],
-    }
+    }, entries
 
 
 def spread(count: int, share: float) -> list[int]:

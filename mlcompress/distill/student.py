@@ -19,6 +19,7 @@ from mlcompress.errors import ModelError, RecipeError, UnsupportedError
 from mlcompress.graph.dependency import Analysis, Family, analyse, remove
 from mlcompress.graph.dependency.widths import multiple, nearest
 from mlcompress.measure.refit import lost, refit
+from mlcompress.measure.sums import refit_sums
 
 _FITTED_ON = 256
 """Training samples that inherited layers are fitted on."""
@@ -55,21 +56,24 @@ def _derive(teacher: ir.Model, section: StudentSection, context: Context) -> Stu
     """
     model = graph.copy(teacher)
     description: dict[str, Any] = {"source": "teacher", "width": section.share, "weights": section.weights}
+    is_fitted = section.reconstruct and section.weights == "inherit"
+    samples, fitted = _samples(context) if is_fitted else None, list[str]()
     if section.depth < 1:
-        description |= shallower(model, section.depth)
+        told, gaps = shallower(model, section.depth)
+        description |= told
+        fitted += [] if samples is None else refit_sums(model, teacher, gaps, samples)
     analysis = analyse(model)
     widths = _widths(analysis, section)
     if not widths and section.depth == 1:
         raise UnsupportedError(
             "distill.student: no layer of this model can be narrowed; name a student with --student FILE"
         )
-    is_fitted = section.reconstruct and section.weights == "inherit"
-    fitted = narrow(model, analysis, widths, _samples(context) if is_fitted else None)
+    fitted += narrow(model, analysis, widths, samples)
     description["units"] = {name: [old, new] for name, (old, new) in widths.items()}
     if section.weights == "fresh":
         description["left_as_inherited"] = reinitialise(model, context.seed)
     elif fitted:
-        description["reconstructed"] = fitted
+        description["reconstructed"] = list(dict.fromkeys(fitted))
     return Student(model, description, analysis.left_alone())
 
 

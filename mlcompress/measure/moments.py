@@ -49,7 +49,9 @@ class Moments:
         found.xx, found.yx = self.xx[inputs][:, inputs], self.yx[outputs][:, inputs]
         return found
 
-    def solve(self, start: np.ndarray, shift: np.ndarray, *, fit_bias: bool) -> tuple[np.ndarray, np.ndarray]:
+    def solve(
+        self, start: np.ndarray, shift: np.ndarray, *, fit_bias: bool, ridge: float = RIDGE
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Rows [N, K] and biases [N], which are the `shift` where they are not fitted."""
         xx, yx = self.xx / self.count, self.yx / self.count
         x, y = self.x / self.count, self.y / self.count
@@ -58,9 +60,22 @@ class Moments:
         else:
             yx = yx - np.outer(shift, x)
         size = float(np.mean(np.diag(xx)))
-        damped = xx + (RIDGE * size if size > 0 else 1.0) * np.eye(len(xx))
+        damped = xx + (ridge * size if size > 0 else 1.0) * np.eye(len(xx))
         rows = start + np.linalg.solve(damped, (yx - start @ xx).T).T
         return rows, y - rows @ x if fit_bias else shift
+
+    def misfit(self, rows: np.ndarray, shift: np.ndarray) -> float:
+        """Sum of |W x + b - y|^2, less that of |y|^2."""
+        squares = np.sum((rows @ self.xx) * rows) + self.count * np.sum(shift**2)
+        return float(squares + 2 * shift @ (rows @ self.x - self.y) - 2 * np.sum(rows * self.yx))
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Those of both sets of positions."""
+        total = Moments(0, 0)
+        total.count = self.count + other.count
+        total.x, total.y = self.x + other.x, self.y + other.y
+        total.xx, total.yx = self.xx + other.xx, self.yx + other.yx
+        return total
 
 
 class Tap:

@@ -48,7 +48,7 @@ def lost(model: ir.Model, analysis: Analysis, dead: Dead) -> Lost:
     """Before the cut: which layers will read less, and which of their outputs stay."""
     cut, readers, kept = Cut(model, analysis.axes, analysis.dead(dead)), {}, {}
     for node in model.graph:
-        if not node.name or obstacle(node) is not None or columns(node) > MOST_COLUMNS or not _is_plain(node):
+        if not node.name or obstacle(node) is not None or columns(node) > MOST_COLUMNS or not is_plain(node):
             continue
         source, output = node.inputs[0], node.outputs[0]
         rank = cut.rank(output)
@@ -108,15 +108,24 @@ def _fit(
 
 def solve(node: ir.Node, moments: Moments) -> None:
     """Give a layer the weights, and the bias that is its own, that fit the moments best."""
-    matrix, bias = node.inputs[1], _bias(node)
+    bias = bias_value(node)
+    put(node, bias, *moments.solve(rows_of(node), bias_of(node), fit_bias=is_own(bias)))
+
+
+def put(node: ir.Node, bias: ir.Value | None, rows: NDArray[np.float64], offset: NDArray[np.float64]) -> None:
+    """Give a layer a weight of these rows, and `bias` the offset where nobody else reads it."""
+    matrix = node.inputs[1]
     if matrix is None:
         return
-    is_own = bias is not None and len(bias.uses()) == 1 and not bias.is_graph_output()
-    weight, shift = numbers(matrix), bias_of(node)
-    rows, offset = moments.solve(rows_of(node), shift, fit_bias=is_own)
+    weight = numbers(matrix)
     set_numbers(matrix, from_rows(node, rows[None], weight.shape).astype(weight.dtype))
-    if bias is not None and is_own:
+    if bias is not None and is_own(bias):
         set_numbers(bias, offset.reshape(numbers(bias).shape).astype(numbers(bias).dtype))
+
+
+def is_own(bias: ir.Value | None) -> bool:
+    """Whether nobody else reads a bias."""
+    return bias is not None and len(bias.uses()) == 1 and not bias.is_graph_output()
 
 
 def rows_of(node: ir.Node) -> NDArray[np.float64]:
@@ -126,7 +135,7 @@ def rows_of(node: ir.Node) -> NDArray[np.float64]:
 
 def bias_of(node: ir.Node) -> NDArray[np.float64]:
     """The bias of a layer as [N], zeros where it has none."""
-    bias = _bias(node)
+    bias = bias_value(node)
     return np.zeros(len(rows_of(node))) if bias is None else numbers(bias).astype(np.float64).reshape(-1)
 
 
@@ -135,9 +144,9 @@ def kernel(node: ir.Node) -> tuple[int, ...]:
     return tuple(numbers(node.inputs[1]).shape[2:]) if node.op_type == "Conv" else ()  # type: ignore[arg-type]
 
 
-def _is_plain(node: ir.Node) -> bool:
+def is_plain(node: ir.Node) -> bool:
     """Does it give W X + b, b absent or a constant of one number a channel? A Gemm may scale or add more."""
-    bias = _bias(node)
+    bias = bias_value(node)
     if node.op_type == "Gemm" and any(
         node.attributes.get_float(name, 1.0) != 1 for name in ("alpha", "beta")
     ):
@@ -148,7 +157,7 @@ def _is_plain(node: ir.Node) -> bool:
     return constant(bias) is not None and numbers(bias).size == outputs
 
 
-def _bias(node: ir.Node) -> ir.Value | None:
+def bias_value(node: ir.Node) -> ir.Value | None:
     return node.inputs[2] if len(node.inputs) > 2 else None
 
 

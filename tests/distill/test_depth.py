@@ -8,6 +8,7 @@ import pytest
 
 from mlcompress import graph
 from mlcompress.context import Context
+from mlcompress.data.dataset import from_arrays
 from mlcompress.distill.depth import spread
 from mlcompress.distill.recipe import StudentSection
 from mlcompress.distill.student import make_student
@@ -81,3 +82,18 @@ def test_depth_without_layers_to_leave_out_is_refused() -> None:
         derived(net(), depth=0.5)
     with pytest.raises(UnsupportedError, match=r"0\.9 of 3 layers is all of them; choose less than 0\.833"):
         derived(post_norm(range(3)), depth=0.9)
+
+
+def test_what_stays_is_fitted_to_what_all_layers_gave() -> None:
+    """On training samples, before any training; the answers to others come nearer to the teacher's."""
+    teacher = resnet(range(4))
+    rng = np.random.default_rng(1)
+    train = from_arrays({"image": rng.normal(size=(64, 3, 8, 8)).astype(np.float32)})
+    errors = {}
+    for fitted in (True, False):
+        section = StudentSection(depth=0.5, reconstruct=fitted)
+        made = make_student(teacher, section, Context(0, train=train))
+        errors[fitted] = np.square(answers(made.model) - answers(teacher)).sum()
+        names = [node.name for node in made.model.graph if node.outputs[0].name in ("j", "l3")]
+        assert made.description.get("reconstructed") == (names if fitted else None)
+    assert errors[True] < 0.7 * errors[False]
