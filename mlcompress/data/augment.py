@@ -1,7 +1,7 @@
 """Random changes of training batches. What happens to a sample depends on seed, epoch and sample id only.
 
-So neither batch size nor order changes `flip`, `shift` or the share of `mixup`; only the partners of `mixup`
-and `splice` must come from the same batch. Images are [B, C, H, W], texts [B, T, ...].
+So neither batch size nor order changes `flip`, `shift`, `replace` or the share of `mixup`; only the partners
+of `mixup` and `splice` must come from the same batch. Images are [B, C, H, W], texts [B, T, ...].
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from mlcompress.data.columns import Array, is_float
 from mlcompress.data.dataset import Batch, Mix
 from mlcompress.errors import DataError
-from mlcompress.recipe.train import Augment
+from mlcompress.recipe.train import Augment, Replace
 
 
 def augment(batch: Batch, steps: Sequence[Augment], rng_key: tuple[int, int]) -> Batch:
@@ -24,6 +24,8 @@ def augment(batch: Batch, steps: Sequence[Augment], rng_key: tuple[int, int]) ->
     per sample; labels stay and `Batch.mix` tells partner and lam, so that a loss can mix its targets.
     splice: half of the texts become the beginning of their own and the end of another one, cut at random
     tokens; labels go, since none belongs to such a text (the cut-and-paste of CutMix, Yun et al. 2019).
+    replace: random tokens in the place of some, but for the first and the last of each text (the noise of
+    BERT's masked tokens, Devlin et al. 2019, without the mask); labels stay.
 
     Raises DataError, naming the input, when there is no image to flip or shift or when an input cannot be
     mixed or spliced.
@@ -40,6 +42,8 @@ def augment(batch: Batch, steps: Sequence[Augment], rng_key: tuple[int, int]) ->
             batch = _mixup(batch, step.mixup, generators)
         elif step.splice is not None:
             batch = _splice(batch, step.splice, generators)
+        elif step.replace is not None:
+            batch = _replace(batch, step.replace, generators)
     return batch
 
 
@@ -103,13 +107,29 @@ def _mixup(batch: Batch, alpha: float, generators: list[np.random.Generator]) ->
     return replace(batch, inputs=batch.inputs | changed, mix=Mix(index, labels, lam))
 
 
+def _replace(batch: Batch, step: Replace, generators: list[np.random.Generator]) -> Batch:
+    texts = _texts(batch, step.mask, "replace")
+    ids = texts.get(step.input)
+    if ids is None or ids.ndim != 2 or ids.dtype.kind not in "iu":
+        told = "is no input" if ids is None else f"is {ids.dtype.name} {list(ids.shape)}"
+        raise DataError(f"train.augment: replace.input: {step.input!r} {told}; name the one of token numbers")
+    kept = texts[step.mask] != 0
+    first = np.cumsum(kept, axis=1) == 1
+    last = np.cumsum(kept[:, ::-1], axis=1)[:, ::-1] == 1
+    width, (low, high) = ids.shape[1], step.tokens
+    draws = np.array([rng.random(1 + 2 * width) for rng in generators])
+    chosen = kept & ~first & ~last & (draws[:, 1 : 1 + width] < 2 * step.share * draws[:, :1])
+    numbers = (low + draws[:, 1 + width :] * (high - low)).astype(ids.dtype)
+    return replace(batch, inputs=batch.inputs | {step.input: np.where(chosen, numbers, ids)})
+
+
 def _splice(batch: Batch, mask: str, generators: list[np.random.Generator]) -> Batch:
     """Positions 0 ... a - 1 of a text, then the last t of its partner, then padding.
 
     With n tokens a is uniform in 1 ... n - 1 and t in 1 ... min(m - 1, T - a), m being the partner's. So what
     begins and ends every text stays where it is.
     """
-    texts = _texts(batch, mask)
+    texts = _texts(batch, mask, "splice")
     kept = texts[mask] != 0
     lengths, width = kept.sum(axis=1), kept.shape[1]
     if (np.diff(kept.astype(np.int8), axis=1) > 0).any():
@@ -138,19 +158,19 @@ def _splice(batch: Batch, mask: str, generators: list[np.random.Generator]) -> B
     return replace(batch, inputs=batch.inputs | changed, labels=None)
 
 
-def _texts(batch: Batch, mask: str) -> dict[str, Array]:
+def _texts(batch: Batch, mask: str, step: str) -> dict[str, Array]:
     varying = {name: array for name, array in batch.inputs.items() if name not in batch.constants}
     if mask not in varying:
         raise DataError(
-            f"train.augment: splice: no input {mask!r}; name the one that is 0 at padding, of"
+            f"train.augment: {step}: no input {mask!r}; name the one that is 0 at padding, of"
             f" {', '.join(varying)}"
         )
     shape = varying[mask].shape
     unlike = [name for name, array in varying.items() if array.shape[:2] != shape or len(shape) != 2]
     if unlike:
         raise DataError(
-            f"train.augment: splice needs inputs [batch, tokens, ...] of one length; {unlike[0]} is"
-            f" {list(varying[unlike[0]].shape)}, {mask} {list(shape)}; leave splice out"
+            f"train.augment: {step} needs inputs [batch, tokens, ...] of one length; {unlike[0]} is"
+            f" {list(varying[unlike[0]].shape)}, {mask} {list(shape)}; leave {step} out"
         )
     return varying
 

@@ -42,6 +42,23 @@ class Schedule(Section):
         return refuse_unused(self, dict.fromkeys(("milestones", "gamma"), self.name == "step"))
 
 
+class Replace(Section):
+    """Put random tokens in the place of some: the teacher says what the new text means."""
+
+    input: str = Field(description="model input [batch, tokens] that holds token numbers")
+    mask: str = Field(description="model input that is 0 at padding")
+    share: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.15, description="of the tokens; that of a text is uniform in 0 ... twice as much"
+    )
+    tokens: tuple[int, int] = Field(description="the numbers from the first on, below the second")
+
+    @model_validator(mode="after")
+    def _some(self) -> "Replace":
+        if self.tokens[0] < 0 or self.tokens[0] >= self.tokens[1]:
+            raise ValueError(f"tokens {list(self.tokens)} are none; write [LOWEST, HIGHEST + 1]")
+        return self
+
+
 class Augment(Section):
     """One random change of the training inputs; exactly one key is set."""
 
@@ -51,6 +68,7 @@ class Augment(Section):
     splice: str | None = Field(
         None, description="input 0 at padding: join parts of two texts, without labels"
     )
+    replace: Replace | None = Field(None, description="random tokens in the place of some")
 
     @model_validator(mode="after")
     def _one_key(self) -> "Augment":
