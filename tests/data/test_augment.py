@@ -271,7 +271,7 @@ def test_replace_needs_token_numbers() -> None:
     with pytest.raises(DataError, match=r"replace.input: 'ids' is float32 \[4, 12\]; name the one of"):
         augment(float_ids, steps(SOME), KEY)
     other = {"replace": SOME["replace"] | {"input": "words"}}
-    with pytest.raises(DataError, match="replace.input: 'words' is no input"):
+    with pytest.raises(DataError, match=r"replace\.input: 'words' is no input"):
         augment(batch, steps(other), KEY)
-    with pytest.raises(ValueError, match="write .LOWEST, HIGHEST"):
+    with pytest.raises(ValueError, match=r"write \[LOWEST, HIGHEST"):
         steps({"replace": SOME["replace"] | {"tokens": [5, 5]}})
