@@ -5,7 +5,7 @@
 
 FOLDER holds models/fmnist-resnet14-bn.onnx and data/fashion-mnist-*.npz. All 60,000 training images are
 read where the Debian package dataset-fashion-mnist is installed (16 epochs; a seeded tenth of them chooses
-the epoch), else, or with --small, the 12,000 of FOLDER (8 epochs; val2k chooses). For each seed the student is
+one), else, or with --small, the 12,000 of FOLDER (8 epochs; val2k chooses). For each seed the student is
 trained by `mlcompress distill` with the teacher (0.9 soft, T 4, and 0.1 hard) and by the labels alone, from
 inherited weights and from fresh ones; top-1 is that of the 10,000 test images, which choose nothing. Prints
 one JSON line; exit status 1 when the inherited student loses more than LIMITS allow.
