@@ -1,6 +1,6 @@
 """Half the layers of a sentence encoder, from unlabelled texts alone and without model code.
 
-    python benchmarks/distill_minilm.py MODEL.onnx [--folder FOLDER] [--epochs 60] [--held 100]
+    python benchmarks/distill_minilm.py MODEL.onnx [--folder FOLDER] [--epochs 80] [--held 100]
 
 MODEL is MiniLM-L6 as FOLDER/models/make_models.py exports it: `ids` and `mask` [N, T] -> `sentence` [N, 384].
 FOLDER holds data/minilm-tweets.npz and data/minilm-movies.npz, 800 texts each, of which the first `held` of a
@@ -26,18 +26,19 @@ version: 1
 data:
   train: {path: train.npz, inputs: {ids: ids, mask: mask}}
   evaluate: {path: held.npz}
-  calibration: {path: train.npz, inputs: {ids: ids, mask: mask}}
 distill:
   student: {depth: 0.5}
   losses:
     - {name: cosine}
     - {name: hint, teacher: layer_norm_12, mask: mask, weight: 1.0}
+    - {name: hint, teacher: layer_norm_8, mask: mask, weight: 0.5}
+    - {name: hint, teacher: layer_norm_2, mask: mask, weight: 0.5}
 train:
   epochs: EPOCHS
   batch_size: 32
   threads: 1
   validation: 0
-  augment: [{splice: mask}, {replace: {input: ids, mask: mask, share: 0.15, tokens: [1000, 30522]}}]
+  augment: [{splice: mask}, {replace: {input: ids, mask: mask, share: 0.2, tokens: [1000, 30522]}}]
   freeze: [embeddings.word_embeddings.weight]
   optimizer: {name: adamw, lr: 5.0e-4}
 evaluate: {metric: cosine}
@@ -64,7 +65,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--folder", type=Path, default=SHARED)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--held", type=int, default=100)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

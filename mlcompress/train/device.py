@@ -138,9 +138,10 @@ def from_first_process(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
 def set_layout(module: torch.nn.Module, layout: torch.memory_format) -> None:
     """Order of the numbers of convolution weights in memory; values and shapes stay.
 
-    Channels last makes a CPU training step 1.1 to 1.7 times as fast (ResNet-14 46 -> 35 ms, MobileNet
-    129 -> 74 ms, 128 images, 1 thread).
+    Channels last makes a CPU training step 1.3 to 1.8 times as fast (ResNet-14 246 -> 193 ms, MobileNet
+    205 -> 112 ms, 128 images of 28 x 28, 1 thread of a busy machine).
     """
     for parameter in module.parameters():
         if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
+            # `contiguous` would leave the strides of an axis of length 1, by which torch picks its kernels
+            parameter.data = parameter.data.to(memory_format=layout)
