@@ -29,8 +29,9 @@ ELSEWHERE = {
     "distill-embedding",
     "distill-ensemble",
     "distill-transfer",
+    "distill-texts",
 }
-"""Run by their command lines in tests/recipe."""
+"""Run by their command lines, in tests/recipe and test_texts.py."""
 RECIPES = sorted({path.stem for path in (ROOT / "recipes").glob("distill-*.yaml")} - ELSEWHERE)
 TRANSFORMER = """
 <ir_version: 10, opset_import: ["" : 18]>

@@ -52,7 +52,7 @@ TRAINED_INTEGERS = (
 LOSS_RECIPES = {name for name in RECIPES if name.startswith("distill-")} - {
     *("distill-soft", "distill-fresh-student", "distill-embedding", "distill-ensemble", "distill-transfer")
 }
-"""One for each loss: tests/distill/test_loss_recipes.py runs them."""
+"""One for each loss: tests/distill/test_loss_recipes.py runs them, and test_texts.py that for texts."""
 OWN = {
     "distill-embedding": ("gate.min_metric=0.9",),
     "distill-fresh-student": ("train.augment=[{mixup: 0.2}]",),
