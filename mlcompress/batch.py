@@ -2,6 +2,7 @@
 other."""
 
 import json as json_format
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -114,6 +115,7 @@ def _run_one(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        env={**os.environ, console.PART_OF_BATCH: "1"},
         text=True,
         errors="replace",
     )

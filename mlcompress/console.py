@@ -16,6 +16,8 @@ from mlcompress.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+PART_OF_BATCH = "MLCOMPRESS_PART_OF_BATCH"
+"""Set in the environment of a command whose messages are read when it has ended."""
 _quiet = False
 _BETWEEN_LINES = 30.0
 """Seconds from one line of progress to the next where there is no terminal."""
@@ -79,7 +81,7 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], N
     the steps done since.
     """
     if _quiet or not _is_terminal():
-        yield _lines(label, total)
+        yield (lambda steps: None) if PART_OF_BATCH in os.environ else _lines(label, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

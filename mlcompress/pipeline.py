@@ -126,8 +126,10 @@ def dry_run(job: Job) -> None:
     artifact.kind(job.output).refuse(recipe, context.student or model)
     prepare.baseline(recipe, graph.signature(model), no_code=job.no_code)
     context.feed = comparison.Bench(job.model, graph.signature(model), recipe, context).feed
-    stage.check(model, recipe, context)
+    told = stage.check(model, recipe, context)
     console.say(f"{job.model}: {graph.parameters(model):,} parameters; recipe, model and data fit")
+    for line in told:
+        console.say(line)
     for name, facts in prepare.used_data(context).items():
         console.say(f"data.{name}: {facts['samples']} samples")
     console.say("dry run: nothing was done")

@@ -12,7 +12,7 @@ from mlcompress.data import Dataset, describe, inherit, open_data, split
 from mlcompress.data.callable import forbidden
 from mlcompress.data.keys import sources
 from mlcompress.distill.factory import build_student, code_forbidden
-from mlcompress.distill.recipe import DistillRecipe
+from mlcompress.distill.recipe import DistillRecipe, StudentSection
 from mlcompress.distill.teachers import in_part, open_teachers, own_models
 from mlcompress.errors import DataError, ModelError, RecipeError, UsageError, UserError
 from mlcompress.graph import Signature
@@ -78,10 +78,18 @@ def context(job: Job, recipe: Shared, model: ir.Model) -> Context:
         problems += graph.unfrozen(student or model, recipe.train.freeze)
     if "evaluate" not in wanted and gate.needs_metric(recipe.gate):
         problems.append("gate: a limit on the metric needs samples to measure it on; add `data.evaluate`")
+    train, validation = opened.get("train"), opened.get("validation")
+    is_split = validation is None and recipe.train.validation > 0
+    metric = recipe.evaluate.metric
+    if is_split and train is not None and not train.has_labels and metric in metrics.LABELLED:
+        problems.append(
+            f"data.validation: the epoch is chosen by {metric} on a part of data.train, which has no labels;"
+            " name labelled data.validation, take `evaluate: {metric: agreement}` (or cosine), or set"
+            " `train: {validation: 0}` to keep the last epoch"
+        )
     if problems:
         raise DataError(*problems)
-    train, validation = opened.get("train"), opened.get("validation")
-    if train is not None and validation is None and recipe.train.validation > 0:
+    if train is not None and is_split:
         whole = train
         train, validation = split(whole, recipe.train.validation, recipe.seed)
         teachers = in_part(teachers, whole, train, validation)
@@ -155,6 +163,9 @@ def _student(job: Job, recipe: Shared, model: ir.Model) -> ir.Model | None:
     if section.factory is not None:
         return build_student(section, model)
     path = job.student or named
+    unsaid = StudentSection()
+    if job.student is not None and section != unsaid:
+        console.say(f"--student: {job.student} takes the place of the recipe's distill.student")
     return None if path is None else checkpoint.load(path, recipe.model, no_code=job.no_code)
 
 

@@ -26,10 +26,10 @@ class Stage:
         """Integers that lose time are of no use to anyone; channels that go may buy size alone."""
         return self.name == "quantize" and bool(recipe.times_its_target)
 
-    def check(self, model: "ir.Model", recipe: Any, context: Context) -> None:
-        """Raise what `run` would raise before its work begins, for a dry run."""
-        if (first := getattr(self._module(), "check", None)) is not None:
-            first(model, recipe, context)
+    def check(self, model: "ir.Model", recipe: Any, context: Context) -> list[str]:
+        """Raise what `run` would raise before its work begins, for a dry run; what it would do, in lines."""
+        first: Callable[..., list[str] | None] | None = getattr(self._module(), "check", None)
+        return [] if first is None else first(model, recipe, context) or []
 
     def run(self, model: "ir.Model", recipe: Any, context: Context) -> "tuple[ir.Model, Change]":
         """Transform `model`, which may be changed in place."""

@@ -1,7 +1,8 @@
 """Random changes of training batches. What happens to a sample depends on seed, epoch and sample id only.
 
-So neither batch size nor order changes `flip`, `shift`, `replace` or the share of `mixup`; only the partners
-of `mixup` and `splice` must come from the same batch. Images are [B, C, H, W], texts [B, T, ...].
+So neither batch size nor order changes `flip`, `shift`, `replace` or the share of `mixup`; the partners of
+`mixup` and `splice` come from the same batch, and where a text is cut depends on the partner's length. Images
+are [B, C, H, W], texts [B, T, ...].
 """
 
 from collections.abc import Sequence
@@ -113,6 +114,11 @@ def _replace(batch: Batch, step: Replace, generators: list[np.random.Generator])
     if ids is None or ids.ndim != 2 or ids.dtype.kind not in "iu":
         told = "is no input" if ids is None else f"is {ids.dtype.name} {list(ids.shape)}"
         raise DataError(f"train.augment: replace.input: {step.input!r} {told}; name the one of token numbers")
+    if step.tokens[1] - 1 > np.iinfo(ids.dtype).max:
+        raise DataError(
+            f"train.augment: replace.tokens: {step.tokens[1] - 1} is beyond {ids.dtype.name} of input"
+            f" {step.input}; lower it"
+        )
     kept = texts[step.mask] != 0
     first = np.cumsum(kept, axis=1) == 1
     last = np.cumsum(kept[:, ::-1], axis=1)[:, ::-1] == 1
@@ -132,8 +138,7 @@ def _splice(batch: Batch, mask: str, generators: list[np.random.Generator]) -> B
     texts = _texts(batch, mask, "splice")
     kept = texts[mask] != 0
     lengths, width = kept.sum(axis=1), kept.shape[1]
-    if (np.diff(kept.astype(np.int8), axis=1) > 0).any():
-        raise DataError(f"train.augment: splice needs padding at the end, and {mask!r} has it elsewhere")
+    check_padding(kept, mask)
     draws = np.array([rng.random(4) for rng in generators])
     partner = _partners(draws[:, 0])
     head = 1 + (draws[:, 1] * (lengths - 1)).astype(np.int64)
@@ -156,6 +161,12 @@ def _splice(batch: Batch, mask: str, generators: list[np.random.Generator]) -> B
         if is_padding.any():
             changed[name][is_padding] = array[~kept][0]
     return replace(batch, inputs=batch.inputs | changed, labels=None)
+
+
+def check_padding(kept: Array, mask: str) -> None:
+    """Raise DataError for a text [B, T] that does not begin where it is kept and end in what is not."""
+    if (np.diff(kept.astype(np.int8), axis=1) > 0).any():
+        raise DataError(f"train.augment: splice needs padding at the end, and {mask!r} has it elsewhere")
 
 
 def _texts(batch: Batch, mask: str, step: str) -> dict[str, Array]:

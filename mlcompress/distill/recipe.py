@@ -112,16 +112,20 @@ class DistillSection(Section):
     )
     generations: Count = Field(
         1,
-        description="students in a row, each taught by the one before, by default of the teacher's own shape;"
-        " the best is kept",
+        description="students in a row, each taught by the one before, by default of the teacher's own shape"
+        " and with fresh weights; the best is kept",
     )
     sweep: SweepSection | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _own_architecture(cls, value: Any) -> Any:
-        again = isinstance(value, dict) and value.get("generations", 1) != 1 and "student" not in value
-        return {**value, "student": {"width": 1.0, "weights": "fresh"}} if again else value
+        if not isinstance(value, dict) or value.get("generations", 1) == 1:
+            return value
+        student = value.get("student", {"width": 1.0})
+        if not isinstance(student, dict) or {"weights", "file", "factory", "reconstruct"} & student.keys():
+            return value
+        return {**value, "student": {**student, "weights": "fresh"}}
 
     @model_validator(mode="after")
     def _output_learns(self) -> "DistillSection":

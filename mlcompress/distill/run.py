@@ -1,5 +1,6 @@
 """`mlcompress distill`: derive or take a student, and train it to answer as the teacher does."""
 
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -7,11 +8,13 @@ import onnx_ir as ir
 from mlcompress import graph
 from mlcompress.context import Change, Context
 from mlcompress.distill.generations import born_again, need_validation
+from mlcompress.distill.grid import trials
 from mlcompress.distill.recipe import DistillRecipe
 from mlcompress.distill.recipe_teachers import TeachersSection
 from mlcompress.distill.simkd import graft
 from mlcompress.distill.student import make_student
 from mlcompress.distill.sweep import sweep
+from mlcompress.errors import RecipeError
 from mlcompress.train.ensemble import Ensemble
 from mlcompress.train.lesson import begin, training_data
 from mlcompress.train.mixture import check_learned, learn_weights
@@ -28,27 +31,31 @@ def run(model: ir.Model, recipe: DistillRecipe, context: Context) -> tuple[ir.Mo
             several students by.
         ModelError: the student's inputs or outputs differ from the teacher's.
     """
+    check(model, recipe, context)
     return sweep(_students, model, recipe, context, "distill")
 
 
-def check(model: ir.Model, recipe: DistillRecipe, context: Context) -> None:
-    """Derive the student, without fitting it, and compute every loss on two samples.
+def check(model: ir.Model, recipe: DistillRecipe, context: Context) -> list[str]:
+    """Derive the student, without fitting it, and compute every loss on two samples; what would be trained.
 
     Raises:
         UserError: what `run` would refuse before its first step.
     """
     section = recipe.distill
+    if isinstance(section.cache, str) and Path(section.cache).is_file():
+        raise RecipeError(f"distill.cache: {section.cache} is a file; name a folder")
     if section.sweep is not None:
         need_validation(context, "distill.sweep")
     if section.generations > 1:
         need_validation(context, "distill.generations")
     unfitted = section.student.model_copy(update={"reconstruct": False})
-    student = make_student(model, unfitted, context).model
+    made = make_student(model, unfitted, context)
+    student = made.model
     grown = graft(student, model, section.losses, context.seed)
     ensemble = _ensemble(context, section.teachers)
     if ensemble is not None and section.teachers.combine == "learned":
         check_learned(ensemble, grown.losses, student, context, recipe.train.threads)
-    begin(
+    lesson = begin(
         student,
         model,
         recipe.train,
@@ -58,6 +65,15 @@ def check(model: ir.Model, recipe: DistillRecipe, context: Context) -> None:
         ensemble=ensemble,
         frozen=grown.frozen,
     )
+    share = graph.parameters(student) / graph.parameters(model)
+    told = [f"student: {graph.parameters(student):,} parameters ({share:.0%})"]
+    if "layers_kept" in made.description:
+        told.append(f"layers kept: {', '.join(made.description['layers_kept'])}")
+    if section.sweep is not None:
+        told.append(f"sweep: {len(trials(section.losses, section.sweep.values))} trials")
+    if section.generations > 1:
+        told.append(f"generations: {section.generations}")
+    return [*told, *(f"warning: {line}" for line in [*grown.warnings, *lesson.warnings])]
 
 
 def _students(
@@ -102,6 +118,7 @@ def _distil(
         **_teachers(context, section.teachers, how),
         "teacher_cache": learnt.is_cached,
         "teacher_cache_read": learnt.is_read,
+        **({"teacher_online": learnt.online} if learnt.online else {}),
         "samples": len(data),
         **history.as_card(),
     }

@@ -57,11 +57,13 @@ def _derive(teacher: ir.Model, section: StudentSection, context: Context) -> Stu
     model = graph.copy(teacher)
     description: dict[str, Any] = {"source": "teacher", "width": section.share, "weights": section.weights}
     is_fitted = section.reconstruct and section.weights == "inherit"
-    samples, fitted = _samples(context) if is_fitted else None, list[str]()
+    samples, fitted, skipped = _samples(context) if is_fitted else None, list[str](), list[dict[str, str]]()
     if section.depth < 1:
         told, gaps = shallower(model, section.depth)
         description |= told
-        fitted += [] if samples is None else refit_sums(model, teacher, gaps, samples)
+        if samples is not None:
+            ends = refit_sums(model, teacher, gaps, samples)
+            fitted, skipped = ends.layers, ends.skipped
     analysis = analyse(model)
     widths = _widths(analysis, section)
     if not widths and section.depth == 1:
@@ -74,7 +76,7 @@ def _derive(teacher: ir.Model, section: StudentSection, context: Context) -> Stu
         description["left_as_inherited"] = reinitialise(model, context.seed)
     elif fitted:
         description["reconstructed"] = list(dict.fromkeys(fitted))
-    return Student(model, description, analysis.left_alone())
+    return Student(model, description, [*skipped, *analysis.left_alone()])
 
 
 def _samples(context: Context) -> Dataset | None:

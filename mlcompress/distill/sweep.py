@@ -42,7 +42,7 @@ def sweep(
         )
         if best is None or better(score, metric(best[1]), recipe):
             best, winner = made, number
-    if best is None or section.epochs is not None:
+    if best is None or section.epochs not in (None, recipe.train.epochs):
         losses = grid[winner - 1][1]
         best = distil(teacher, _with(recipe, losses, None), context, f"{label} best")
     student, change = best

@@ -1,7 +1,7 @@
 """The ONNX graph: load, clean, save, look at, verify. Built on onnx_ir; no torch."""
 
 from mlcompress.graph.clean import clean
-from mlcompress.graph.costs import Layer, layers, macs, parameters
+from mlcompress.graph.costs import Layer, layers, macs, nonzeros, parameters
 from mlcompress.graph.frozen import unfrozen, weights_matching
 from mlcompress.graph.load import load
 from mlcompress.graph.names import Matches, no_match, nodes_matching, skipped_nodes
@@ -30,6 +30,7 @@ __all__ = [
     "macs",
     "no_match",
     "nodes_matching",
+    "nonzeros",
     "parameters",
     "remove_unused",
     "save",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from mlcompress.graph.macs import needed_values, node_macs
@@ -75,8 +76,17 @@ def parameters(model: ir.Model) -> int:
     Not counted: running statistics, shapes and indices, quantisation scales and zero points, scalars of
     formulas.
     """
-    found = {value: None for node in _nodes(model) for value in _own_weights(node)}
-    return sum(_size(value) for value in found)
+    return sum(_size(value) for value in _weights(model))
+
+
+def nonzeros(model: ir.Model) -> int:
+    """How many of `parameters` are not zero; meant for decoded weights."""
+    tensors = (value.const_value for value in _weights(model))
+    return sum(int(np.count_nonzero(tensor.numpy())) for tensor in tensors if tensor is not None)
+
+
+def _weights(model: ir.Model) -> list[ir.Value]:
+    return list(dict.fromkeys(value for node in _nodes(model) for value in _own_weights(node)))
 
 
 def macs(model: ir.Model, batch: int = 1, shapes: Mapping[str, Sequence[int]] | None = None) -> int:

@@ -132,7 +132,7 @@ class Bench:
         shapes = {name: shape for name, shape in self._feeds.shapes.items() if shape}
         return {
             "params": graph.parameters(model),
-            "nonzero": size.nonzeros(model),
+            "nonzero": graph.nonzeros(model),
             "macs": graph.macs(model, shapes=shapes),
             "bytes": found.bytes,
             "compressed_bytes": found.compressed_bytes,

@@ -15,7 +15,10 @@ from mlcompress.measure.tapped import tapped_session
 
 def counting(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """The positions that count, [1, M, C], where `mask` [N, T] fits; else `values`."""
-    return np.concatenate(real(values, mask), axis=1) if values.ndim <= SEQUENCE else values
+    if values.ndim > SEQUENCE:
+        return values
+    kept = real(values, mask)
+    return np.concatenate(kept, axis=1) if kept else values.reshape(1, -1, values.shape[-1])[:, :0]
 
 
 RIDGE = 1e-3
@@ -82,18 +85,18 @@ class Tap:
     """Values of a model, by name, for a batch of inputs. Raises DataError where the model cannot be run on
     them, or a value is not finite."""
 
-    def __init__(self, model: ir.Model, values: Sequence[ir.Value | None]) -> None:
+    def __init__(self, model: ir.Model, values: Sequence[ir.Value | None], data: str) -> None:
+        """`data` names the samples in messages."""
         computed = [value for value in values if value is not None and not value.is_graph_input()]
         self._names = list(dict.fromkeys(str(value.name) for value in computed))
+        self._data = data
         self._session = tapped_session(model, self._names) if self._names else None
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         found = {} if self._session is None else self._run(self._session, inputs)
         for name, values in found.items():
             if not np.isfinite(values).all():
-                raise DataError(
-                    f"data.calibration: tensor {name!r} holds NaN or infinity; check the transforms"
-                )
+                raise DataError(f"{self._data}: tensor {name!r} holds NaN or infinity; check the transforms")
         return {**inputs, **found}
 
     def _run(self, session: ort.InferenceSession, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -102,6 +105,6 @@ class Tap:
             found = session.run(self._names, {k: v for k, v in inputs.items() if k in taken})
         except ORT_ERRORS as error:
             raise DataError(
-                f"data.calibration: the model cannot be run on these samples: {reason(error)}"
+                f"{self._data}: the model cannot be run on these samples: {reason(error)}"
             ) from error
         return dict(zip(self._names, found, strict=True))

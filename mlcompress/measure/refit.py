@@ -96,14 +96,15 @@ def _fit(
 ) -> None:
     node, old = pair
     source, output = str(node.inputs[0].name), str(old.outputs[0].name)  # type: ignore[union-attr]
-    read, given = Tap(model, node.inputs[:1]), Tap(before, old.outputs)
+    read, given = Tap(model, node.inputs[:1], data.name), Tap(before, old.outputs, data.name)
     moments = Moments(*rows_of(node).shape)
     for batch in batches(model, data, BATCH):
         most, mask = POSITIONS * len(batch.ids), None if masked is None else batch.inputs[masked]
         wanted = at_columns(old, counting(given(batch.inputs)[output], mask), most)
         columns = to_columns(node, counting(read(batch.inputs)[source], mask), kernel(node), most)[0]
         moments.update(columns, wanted if kept is None else wanted[kept])
-    solve(node, moments)
+    if moments.count:  # not so where all positions are padding
+        solve(node, moments)
 
 
 def solve(node: ir.Node, moments: Moments) -> None:

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnx_ir as ir
 
 from mlcompress import files
 from mlcompress.checkpoint.detect import Kind, kind
 from mlcompress.errors import ModelError
 from mlcompress.graph import external, formats, structure
-from mlcompress.graph.initializers import initializers
 
 _BLOCK = 1 << 20
 
@@ -70,21 +67,6 @@ def external_data(path: Path) -> tuple[str, ...]:
         for entry in tensor.external_data
     )
     return tuple(sorted({entry.value for entry in entries if entry.key == "location"}))
-
-
-def nonzeros(model: ir.Model) -> int:
-    """Non-zero values among the floating-point and integer initializers that nodes read; shared ones count
-    once.
-
-    Zero-size and string tensors have none. The companion of `graph.parameters`, on decoded weights.
-    """
-    counted = {
-        id(tensor): tensor
-        for value in initializers(model)
-        if value.uses() and (tensor := value.const_value) is not None
-    }
-    numeric = (tensor.numpy() for tensor in counted.values() if tensor.dtype != ir.DataType.STRING)
-    return sum(int(np.count_nonzero(array)) for array in numeric)
 
 
 def _gzip_bytes(path: Path) -> int:

@@ -38,7 +38,7 @@ class TrialFit:
 
     def _observe(self, names: list[str]) -> dict[str, Moments]:
         nodes = [node for node in self._before.graph if node.name in names]
-        tap = Tap(self._before, [node.inputs[0] for node in nodes])
+        tap = Tap(self._before, [node.inputs[0] for node in nodes], self._data.name)
         found = {str(node.name): Moments(0, rows_of(node).shape[1]) for node in nodes}
         for batch in batches(self._before, self._data, BATCH):
             mask = None if self._masked is None else batch.inputs[self._masked]

@@ -91,6 +91,9 @@ def _apply(document: Document, override: str) -> None:
                 child, str
             ):  # `criterion: l2` and `--set criterion.order=1` mean the spelt-out form
                 child = {"name": child}
+            if child is None and parts[len(path)].isdigit():
+                where = ".".join(parts[: len(path)])
+                raise UsageError(f"--set {override}: no list at {where} to number; write the whole list")
             place[step] = child if child is not None else {}
         place = place[step]
     last = _step(place, parts[-1], override)

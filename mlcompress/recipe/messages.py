@@ -66,7 +66,8 @@ def _text(finding: dict[str, Any], path: KeyPath, value: Any, schema: dict[str, 
         held, least = context["actual_length"], context["min_length"]
         return f"is empty; name at least {least}" if held == 0 else f"has {held}; name at least {least}"
     message = str(finding["msg"]).removeprefix("Value error, ")
-    return f"{message[:1].lower()}{message[1:]} (got {_short(finding['input'])}); change it"
+    text = f"{message[:1].lower()}{message[1:]}"
+    return text if ";" in message else f"{text} (got {_short(finding['input'])}); change it"
 
 
 def _unknown_key(path: KeyPath, value: Any, schema: dict[str, Any]) -> str:
@@ -125,6 +126,11 @@ def _real_path(location: tuple[str | int, ...], value: Any, names_key: bool) -> 
 
 
 def _where(path: KeyPath, document: Document, source: str) -> str:
+    """Where the file or the command line says it; of a whole section, the override that changed it last."""
+    inside = [place for key, place in document.origin.items() if key[: len(path)] == path]
+    changed = [place for place in inside if place.startswith("--set ")]
+    if changed:
+        return changed[-1]
     for length in range(len(path), -1, -1):
         if found := document.origin.get(path[:length]):
             return found

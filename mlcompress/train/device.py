@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 
 from mlcompress import processes
-from mlcompress.errors import UnsupportedError, UserError
+from mlcompress.errors import DataError, UnsupportedError, UserError
 from mlcompress.recipe.train import TrainSection
 
 
@@ -90,6 +90,21 @@ def reproducible(threads: int) -> Iterator[None]:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=warn_only)
         torch.set_rng_state(before[2])
+
+
+def check_settings(settings: TrainSection, samples: int, *, has_validation: bool) -> None:
+    """What can be refused before anything is trained.
+
+    Raises:
+        DataError: `early_stop` without validation.
+        UnsupportedError: device or precision that this machine lacks.
+        UserError: several processes that cannot share batches of this size.
+    """
+    if settings.early_stop is not None and not has_validation:
+        raise DataError("train.early_stop: needs validation data; name `data.validation` or leave it out")
+    _check_device(settings.device)
+    _precision(settings)
+    check_shares(settings, samples)
 
 
 def check_shares(settings: TrainSection, samples: int) -> None:

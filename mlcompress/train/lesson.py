@@ -9,11 +9,12 @@ import torch
 
 from mlcompress import graph
 from mlcompress.context import Context
-from mlcompress.data.augment import augment
 from mlcompress.data.dataset import Dataset
-from mlcompress.errors import DataError, RecipeError, UnsupportedError
+from mlcompress.errors import DataError, UnsupportedError
 from mlcompress.recipe.train import TrainSection
+from mlcompress.train.augmented import check_augmented
 from mlcompress.train.batches import to_torch
+from mlcompress.train.device import check_settings
 from mlcompress.train.ensemble import Ensemble, Running
 from mlcompress.train.executor import Executor
 from mlcompress.train.freeze import freeze
@@ -54,6 +55,8 @@ def begin(
             first two samples.
     """
     data = training_data(context)
+    held = context.validation
+    check_settings(settings, len(data), has_validation=held is not None and len(held) > 0)
     check_batch(student, data, where)
     trained = executor or Executor(student, purpose=where)
     kept = freeze(trained, settings.freeze, frozen)
@@ -61,7 +64,7 @@ def begin(
     if objective.labelled and not data.has_labels:
         names = " and ".join(objective.labelled)
         raise DataError(f"{where}.losses: {names} needs labels; name the `label` of data.train, or drop it")
-    _check_splice(objective, settings, ensemble, data, where)
+    check_augmented(settings.augment, objective, trained, ensemble, data, seed=context.seed, where=where)
     online = _online(teacher, ensemble, objective, settings, context.seed)
     objective.taught_by(online)
     warnings = _prepare(objective, trained, data, settings, context.seed)
@@ -75,38 +78,18 @@ def training_data(context: Context) -> Dataset:
     return context.train
 
 
-def _check_splice(
-    objective: Objective, settings: TrainSection, ensemble: Ensemble | None, data: Dataset, where: str
-) -> None:
-    """Raise RecipeError for what means nothing to a text that was put together from two."""
-    if all(change.splice is None for change in settings.augment):
-        return
-    lost = [*objective.labelled, *objective.remembering]
-    if ensemble is not None and ensemble.combine == "confidence" and data.has_labels:
-        lost.append("combine: confidence")
-    if lost:
-        told = " and ".join(lost)
-        raise RecipeError(
-            f"train.augment: a spliced text is no sample and has no label, which {told} of {where} need;"
-            " leave out one or the other"
-        )
-
-
 def check_batch(model: ir.Model, data: Dataset, where: str) -> None:
     """Raise UnsupportedError, in words of the setting `where`, when `model` takes batches of one length only.
 
     A step averages over the samples of a batch, and the last batches of a pass may be shorter.
     """
-    two = data.take(np.zeros(2, np.int64)).inputs
+    two, three = (data.take(np.zeros(count, np.int64)).inputs for count in (2, 3))
     for tensor in graph.signature(model).inputs:
-        given = two[tensor.name].shape
-        declared = tensor.shape or given
-        fixed = [size for size, wanted in zip(declared, given, strict=False) if size not in (wanted, None)]
-        if any(isinstance(size, int) for size in fixed):
-            shape = list(declared)
+        lengths = zip(tensor.shape or (), two[tensor.name].shape, three[tensor.name].shape, strict=False)
+        if any(isinstance(declared, int) and one != other for declared, one, other in lengths):
             raise UnsupportedError(
-                f"{where}: input {tensor.name} is {shape}, a batch of fixed length, and training needs a free"
-                " one; export the model with a dynamic batch axis"
+                f"{where}: input {tensor.name} is {list(tensor.shape or ())}, a batch of fixed length, and"
+                " training needs a free one; export the model with a dynamic batch axis"
             )
 
 
@@ -129,9 +112,7 @@ def _prepare(
     objective: Objective, executor: Executor, data: Dataset, settings: TrainSection, seed: int
 ) -> list[str]:
     """Make the adapters of the losses and check all of them on two samples; warnings for the card."""
-    first = data.take(np.arange(min(2, len(data))))
-    augment(first, settings.augment, (seed, 0))  # says what does not fit these inputs
-    batch = to_torch(first)
+    batch = to_torch(data.take(np.arange(min(2, len(data)))))
     with torch.no_grad():
         outputs = executor.eval()(batch.inputs, objective.student_values)
     mixed = any(change.mixup is not None for change in settings.augment)

@@ -85,9 +85,7 @@ def fit(
     """
     if len(data) == 0:
         raise DataError("data.train: no samples to train on")
-    if settings.early_stop is not None and validate is None:
-        raise DataError("train.early_stop: needs validation data; name `data.validation` or leave it out")
-    device.check_shares(settings, len(data))
+    device.check_settings(settings, len(data), has_validation=validate is not None)
     path = None if state_dir is None else state_dir / f"{re.sub(r'[^A-Za-z0-9]+', '-', label)}.safetensors"
     with reproducible(settings.threads):
         if path is not None:

@@ -22,6 +22,7 @@ _SPATIAL = {"hint", "attention"}
 _OVER_THE_BATCH = {"dist", "pkt"}
 _ACROSS = {*_OVER_THE_BATCH, "similarity", "rkd", "contrastive"}
 """Losses on more than one sample at a time."""
+_NEAR_ONE = 1e-3
 _FEW = 32
 """Samples below which correlations over the batch are mostly noise (a rule of thumb)."""
 
@@ -31,8 +32,8 @@ class Objective:
 
     `student_values` and `teacher_values` are the value names that it reads, so that the caller can tap them;
     `labelled` names the losses that need labels, `remembering` those that keep what they saw of each sample;
-    `notes` says where the logits were found before a Softmax;
-    `parts` holds what is trained for the losses alone.
+    `is_confident`: teachers are weighed by the labels of each sample; `notes` says where the logits were
+    found before a Softmax; `parts` holds what is trained for the losses alone.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Objective:
         self.teacher_values = _distinct(key for term in self._terms for key in term.teacher_values)
         self.labelled = _distinct(term.entry.name for term in self._terms if is_labelled(term.entry))
         self.remembering = _distinct(term.entry.name for term in self._terms if "bank" in term.needs)
+        self.is_confident = any(term.panel is not None and term.panel.is_confident for term in self._terms)
         self.notes = _distinct(
             f"{term.where}: the output ends in Softmax; its input {term.student} is used as logits"
             for term in self._terms
@@ -120,6 +122,11 @@ class Objective:
         lines = []
         for term in self._terms:
             name = term.entry.name
+            if term.needs & LOGITS and _is_unit_length(outputs[term.student]):
+                lines.append(
+                    f"{term.where}: {term.student} has length 1 in every sample, as embeddings have and class"
+                    " scores have not; `cosine` compares embeddings"
+                )
             if name in _SPATIAL and not self._alike and outputs[term.student].ndim == 4:
                 lines.append(
                     f"{term.where}: maps of different architectures are compared; published results are below"
@@ -153,6 +160,11 @@ class Objective:
 
     def _taught(self, batch: TorchBatch) -> Mapping[str, Tensor]:
         return self._teach(batch) if self._teach is not None and self.teacher_values else {}
+
+
+def _is_unit_length(values: Tensor) -> bool:
+    lengths = values.float().norm(dim=-1)
+    return bool(((lengths - 1).abs() < _NEAR_ONE).all())
 
 
 def _of_one(entry: LossEntry, where: str) -> LossEntry:

@@ -44,6 +44,11 @@ class Panel:
     weights: tuple[float, ...] | None = None
     """One for each source, sum 1; None: those of `confidence`."""
 
+    @property
+    def is_confident(self) -> bool:
+        """Whether each sample weighs the teachers by itself."""
+        return self.weights is None and len(self.sources) > 1
+
     def __call__(self, taught: Mapping[str, Tensor], batch: TorchBatch) -> Tensor:
         """Raises ModelError where the teachers' answers differ in shape."""
         answers = self.answers(taught)

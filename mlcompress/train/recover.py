@@ -101,6 +101,8 @@ class Learnt:
     """Whether the teacher's values were read from a cache."""
     is_read: bool
     """Whether an earlier run had written that cache."""
+    online: str
+    """Why a teacher that was asked ran on every batch; "" where it did not."""
     skipped: list[dict[str, str]]
     warnings: list[str]
 
@@ -136,6 +138,8 @@ def learn(
         UserError: a loss that cannot be computed on the first samples; nothing was trained.
     """
     data = training_data(context)
+    if penalty is not None:
+        settings = settings.model_copy(update={"early_stop": None})
     lesson = begin(
         student,
         teacher,
@@ -152,17 +156,21 @@ def learn(
         console.say(note)
     validation = context.validation if context.validation is not None and len(context.validation) else None
     judge = None if validation is None else Judge(teacher, validation, evaluate, settings.threads)
-    why = ""
-    is_cached = online is not None and bool(cache) and not settings.augment
-    if online is not None and is_cached:
+    why, skipped = "", list[dict[str, str]]()
+    if online is not None:
+        why = (
+            "train.augment makes every sample new" if settings.augment else "" if cache else "`cache: false`"
+        )
+    if online is not None and not why:
         limit = inf if isinstance(cache, str) else LARGEST_CACHE
         with first_process_first(settings):
             why = online.cache(data, _cache_folder(cache, context), limit=limit)
+        skipped = [{"name": "teacher cache", "reason": why}] if why else []
     history = fit(
         trained,
         objective if penalty is None else _penalised(objective, penalty),
         data,
-        settings if penalty is None else settings.model_copy(update={"early_stop": None}),
+        settings,
         seed=context.seed,
         validate=None if judge is None or penalty is not None else lambda: judge(trained),
         higher_is_better=HIGHER_IS_BETTER[evaluate.metric],
@@ -181,11 +189,9 @@ def learn(
         online.check_unchanged()
     history.frozen = lesson.frozen
     trained.write_back()
-    skipped = [{"name": "teacher cache", "reason": why}] if why else []
-    is_kept = is_cached and not why
-    return Learnt(
-        history, is_kept, is_kept and online is not None and online.is_read, skipped, lesson.warnings
-    )
+    is_kept = online is not None and not why
+    is_read = is_kept and online is not None and online.is_read
+    return Learnt(history, is_kept, is_read, why, skipped, lesson.warnings)
 
 
 def _start_epoch(epoch: int, objective: Objective, online: Teacher | Running | None) -> None:

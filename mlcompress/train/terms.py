@@ -23,6 +23,8 @@ from mlcompress.train.shallow import Shallow
 
 Values = Mapping[str, Tensor]
 """By name of output or tensor."""
+_SUM = 0.01
+"""How far from 1 a sum of probabilities may be, in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ class Term:
         if teacher is None:
             return
         teacher = teacher.float()
+        if self.entry.name == "self_attention" and self.entry.options()["divergence"] == "kl":
+            _check_features(self.entry.name, student, teacher, self.where)
+            _check_probabilities(student, teacher, self.where)
         if "adapted" in self.needs:
             self.parts["adapter"] = Adapter(student, teacher, generator, self.where)
         if "student_embedding" in self.needs:
@@ -233,3 +238,14 @@ def _check_features(name: str, student: Tensor, teacher: Tensor, where: str) -> 
         raise ModelError(
             f"{where}: needs [batch, heads, tokens, tokens] of one length, not {shapes(student, teacher)}"
         )
+
+
+def _check_probabilities(student: Tensor, teacher: Tensor, where: str) -> None:
+    """Raises UnsupportedError for rows that do not sum to 1; masked ones may be 0, and float16 rounds."""
+    for who, value in (("student", student), ("teacher", teacher)):
+        sums = value.detach().sum(-1)
+        if bool((value < 0).any()) or bool((((sums - 1).abs() > _SUM) & (sums.abs() > _SUM)).any()):
+            raise UnsupportedError(
+                f"{where}: the rows of the {who}'s tensor are no probabilities; name what a Softmax gives, or"
+                " set `divergence: mse` for scores before it"
+            )

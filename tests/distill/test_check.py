@@ -1,8 +1,10 @@
 """What a dry run of distil refuses: whatever the run would refuse before its first step."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import yaml
@@ -42,7 +44,15 @@ def test_what_fits_passes_and_writes_nothing(inside: Path, capsys: pytest.Captur
     console.set_quiet(False)  # a command before this one may have
     pipeline.dry_run(job({"losses": ["soft", "hard", {"name": "hint", "teacher": "r2"}]}))
     assert sorted(inside.rglob("*")) == sorted(before)
-    assert "recipe, model and data fit" in capsys.readouterr().err
+    written = capsys.readouterr().err
+    assert "recipe, model and data fit" in written
+    assert "student: " in written
+    assert "(26%)" in written
+    pipeline.dry_run(
+        job({"sweep": {"temperature": [2, 4, 8]}, "student": {"width": 0.5}, "losses": ["soft", "pkt"]})
+    )
+    written = capsys.readouterr().err
+    assert "sweep: 3 trials" in written
 
 
 def test_a_tensor_that_there_is_not(inside: Path) -> None:
@@ -61,6 +71,27 @@ def test_learned_weights_of_plain_values(inside: Path) -> None:
 def test_nothing_to_choose_the_best_by(section: dict[str, Any], inside: Path) -> None:
     line = refused(DataError, section, train=TRAIN | {"validation": 0})
     assert f"distill.{next(iter(section))}" in line
+
+
+def test_an_epoch_that_cannot_be_chosen(inside: Path) -> None:
+    """top1 on a held-out part of samples without labels."""
+    with np.load("train.npz") as file:
+        np.savez("bare.npz", image=file["image"])
+    line = refused(DataError, {"losses": ["soft"]}, data={"train": {"path": "bare.npz"}})
+    assert (
+        "chosen by top1 on a part of data.train, which has no labels; name labelled data.validation" in line
+    )
+
+
+def test_a_student_of_the_command_line_takes_the_place_of_the_recipes(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.set_quiet(False)
+    given = replace(job({"student": {"width": 0.25}}), student=Path("teacher.onnx"))
+    pipeline.dry_run(given)
+    assert (
+        "--student: teacher.onnx takes the place of the recipe's distill.student" in capsys.readouterr().err
+    )
 
 
 def test_a_batch_of_fixed_length(inside: Path) -> None:

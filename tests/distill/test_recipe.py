@@ -83,11 +83,13 @@ def test_what_is_left_out_of_a_student() -> None:
     assert recipe({"student": {"depth": 0.5, "width": 0.25}}).distill.student.share == 0.25
 
 
-def test_generations_are_born_again_unless_a_student_is_named() -> None:
+def test_generations_are_born_again_unless_the_student_says_otherwise() -> None:
     again = recipe({"generations": 2}).distill.student
     assert (again.share, again.weights) == (1.0, "fresh")
     narrow = recipe({"generations": 2, "student": {"width": 0.5}}).distill.student
-    assert (narrow.share, narrow.weights) == (0.5, "inherit")
+    assert (narrow.share, narrow.weights) == (0.5, "fresh")
+    told = recipe({"generations": 2, "student": {"width": 0.5, "weights": "inherit"}}).distill.student
+    assert (told.share, told.weights) == (0.5, "inherit")
 
 
 def test_validation_imports_nothing_heavy() -> None:

@@ -93,7 +93,8 @@ def test_the_recipe_for_texts(tmp_path: Path, monkeypatch) -> None:  # type: ign
     assert details["student"]["layers_kept"] == ["x0", "hidden"]
     assert details["student"]["reconstructed"]
     assert details["frozen"] == ["embeddings"]
-    assert not details["teacher_cache"]  # every text is new
+    assert not details["teacher_cache"]
+    assert details["teacher_online"] == "train.augment makes every sample new"
     before, after = (onnx.load(path) for path in ("encoder.onnx", "student.onnx"))
     kept = [
         next(onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "embeddings")

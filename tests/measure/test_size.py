@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from mlcompress import graph
 from mlcompress.errors import ModelError, UnsupportedError
 from mlcompress.measure import size
 from tests.measure.models import linear, parse
@@ -86,4 +87,4 @@ def test_nonzeros_count_each_tensor_that_is_read_once() -> None:
             )
         )
     )
-    assert size.nonzeros(model) == 3 + 1
+    assert graph.nonzeros(model) == 3 + 1

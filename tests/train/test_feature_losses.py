@@ -138,6 +138,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"name": "hint", "teacher": "r", "student": "p"}, ModelError, r"no adapter joins student \[2, 4\] and teacher \[2, 8, 6, 6\]"),
         ({"name": "attention", "teacher": "p"}, ModelError, "attention maps need"),
         ({"name": "self_attention", "teacher": "p"}, ModelError, "of one length"),
+        ({"name": "self_attention", "teacher": "r"}, UnsupportedError, "no probabilities; name what a Softmax gives"),
         ({"name": "mse", "teacher": "r"}, ModelError, "they must be equal"),
         ({"name": "hint", "teacher": "r", "mask": "masks"}, RecipeError, "no model input named 'masks'"),
         ({"name": "hint", "teacher": "r", "mask": "image"}, ModelError, r"a mask is \[batch, tokens\]"),
@@ -223,7 +224,7 @@ def test_an_adapter_follows_its_gradient() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Objective, "prepare", keep)
         distil(OBJECTIVES[0])
-    ((objective, first),) = caught
+    _, (objective, first) = caught  # the first is of the check before training
     after = objective.parts.state_dict()
     assert [tuple(value.shape) for value in first.values()] == [(8, 4, 1, 1), (8,)]
     assert all(not torch.equal(first[name], after[name]) for name in first)

@@ -2,15 +2,17 @@
 
 from typing import Any
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from mlcompress.context import Context, GivenTeacher
 from mlcompress.data.dataset import Dataset, from_arrays
-from mlcompress.errors import DataError, RecipeError, UserError
+from mlcompress.errors import DataError, RecipeError, UnsupportedError, UserError
 from mlcompress.recipe.train import TrainSection
 from mlcompress.train.ensemble import Ensemble
-from mlcompress.train.lesson import begin
+from mlcompress.train.lesson import begin, check_batch
 from mlcompress.train.losses import entry
 from mlcompress.train.recover import recover
 from tests.train.nets import net, stripes, weights
@@ -33,9 +35,9 @@ def refused(kind: type[UserError], *losses: Any, data: Dataset, **settings: Any)
 
 
 def test_spliced_texts_are_new_ones() -> None:
-    """The student has the weights of the teacher but for noise; what is learned depends on the texts."""
+    """The student has the weights of the teacher but for noise; what is learned depends on the texts alone."""
     trained = []
-    for augment in ([], [{"splice": "mask"}]):
+    for augment in ([], [{"splice": "mask"}], [{"splice": "mask"}]):
         settings = TrainSection.model_validate(SPLICED | {"augment": augment})
         student = tokens()
         student.graph.initializers["w"].const_value = ir.tensor(weights(student)["w"] + 0.1, name="w")
@@ -49,7 +51,9 @@ def test_spliced_texts_are_new_ones() -> None:
             losses=[entry("mse")],
         )
         trained.append(weights(student)["w"])
-    assert abs(trained[0] - trained[1]).max() > 1e-3
+    plain, first, second = trained
+    assert abs(plain - first).max() > 1e-3
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", ["hard", "dkd", "crd"])
@@ -81,3 +85,82 @@ def test_augmentation_that_does_not_fit_the_inputs() -> None:
     train = TrainSection.model_validate(SPLICED)
     with pytest.raises(DataError, match="splice: no input 'mask'"):
         begin(net(), net(), train, Context(0, train=stripes()), losses=[entry("soft")], where="x")
+
+
+def test_a_teacher_that_reads_tokens_of_its_own_knows_no_new_text() -> None:
+    own = Ensemble((GivenTeacher(tokens(), "a"), GivenTeacher(tokens(), "b", sentences())), "mean")
+    given = Context(0, train=sentences(), teachers=own.teachers)
+    train = TrainSection.model_validate(SPLICED)
+    with pytest.raises(RecipeError, match=r"splice makes a new text .* and b reads inputs of its own"):
+        begin(tokens(), tokens(), train, given, losses=[entry("mse")], where="x", ensemble=own)
+
+
+def test_confidence_that_no_loss_uses_is_no_obstacle() -> None:
+    both = Ensemble((GivenTeacher(tokens(), "a"), GivenTeacher(tokens(), "b")), "confidence")
+    given = Context(0, train=labelled(), teachers=both.teachers)
+    train = TrainSection.model_validate(SPLICED)
+    begin(tokens(), tokens(), train, given, losses=[entry("soft", teachers=[1])], where="x", ensemble=both)
+
+
+WORDS = """
+<ir_version: 10, opset_import: ["" : 18]>
+words (int64[batch, 5] ids, int64[batch, 5] mask) => (float[batch, 5, 2] y)
+<float[4, 2] table = {1, 0, 2, -1, 0, 1, 1, 1}>
+{ found = Gather (table, ids)
+  counted = Cast <to = 1> (mask)
+  kept = Unsqueeze (counted, last)
+  y = Mul (found, kept) }
+"""
+
+
+def words(lengths: list[int]) -> tuple[ir.Model, Dataset]:
+    """A table of four words, and texts of these lengths."""
+    text = WORDS.replace("1, 1}>", "1, 1}, int64[1] last = {2}>")
+    mask = (np.arange(5) < np.array(lengths)[:, None]).astype(np.int64)
+    return ir.from_proto(onnx.parser.parse_model(text)), from_arrays({"ids": mask, "mask": mask})
+
+
+@pytest.mark.parametrize(("end", "fits"), [(4, True), (5, False), (2**64, False)])
+def test_token_numbers_that_the_student_has_not(end: int, fits: bool) -> None:
+    model, data = words([3, 5, 2])
+    replace = {"input": "ids", "mask": "mask", "tokens": [1, end]}
+    train = TrainSection.model_validate(SPLICED | {"augment": [{"splice": "mask"}, {"replace": replace}]})
+
+    def attempt() -> None:
+        begin(model, model, train, Context(0, train=data), losses=[entry("mse")], where="x")
+
+    if fits:
+        attempt()
+        return
+    with pytest.raises(UserError, match=r"replace\.tokens: .*(not take 4|beyond int64)"):
+        attempt()
+
+
+def test_padding_in_front_of_a_late_text_is_found_before_training() -> None:
+    model, data = words([3, 5, 2, 4])
+    inputs = {name: array.copy() for name, array in data.take(np.arange(4)).inputs.items()}
+    inputs["mask"][3] = inputs["mask"][3, ::-1]
+    train = TrainSection.model_validate(SPLICED)
+    with pytest.raises(DataError, match="padding at the end, and 'mask' has it elsewhere"):
+        begin(model, model, train, Context(0, train=from_arrays(inputs)), losses=[entry("mse")], where="x")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"early_stop": {"patience": 1}, "validation": 0}, "early_stop: needs validation"),
+        ({"precision": "fp16"}, "needs a CUDA device"),
+    ],
+)
+def test_what_training_would_refuse_is_refused_before(settings: dict[str, Any], problem: str) -> None:
+    assert problem in refused(UserError, entry("mse"), data=sentences(), **settings)
+
+
+@pytest.mark.parametrize("fixed", [1, 2, 3])
+def test_a_fixed_batch_of_any_length_is_refused_and_a_fixed_text_is_not(fixed: int) -> None:
+    model, data = words([3, 5, 2, 4])
+    check_batch(model, data, "x")
+    for value in model.graph.inputs:
+        value.shape = ir.Shape([fixed, 5])
+    with pytest.raises(UnsupportedError, match=rf"input ids is \[{fixed}, 5\], a batch of fixed length"):
+        check_batch(model, data, "x")

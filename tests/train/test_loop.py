@@ -14,6 +14,7 @@ from torch.nn import functional
 from mlcompress.errors import DataError, DivergedError, UnsupportedError, UserError
 from mlcompress.recipe.train import TrainSection
 from mlcompress.train.batches import EpochOrder, TorchBatch
+from mlcompress.train.device import set_layout
 from mlcompress.train.executor import Executor
 from mlcompress.train.loop import fit
 from mlcompress.train.selection import History
@@ -344,6 +345,20 @@ def test_history_is_json_and_tells_rates() -> None:
     assert [row["epoch"] for row in card["epochs"]] == [1, 2]
     assert card["epochs"][0]["lr"] > card["epochs"][1]["lr"] > 0
     assert card["best_epoch"] == 2
+
+
+def test_weights_are_channels_last_also_with_one_channel() -> None:
+    """torch picks its kernels by strides, and those of an axis of length 1 are free."""
+    model = net()
+    executor = Executor(model)
+    weight = executor.trainable["w1"]
+    shape = weight.shape
+    assert tuple(shape)[1:] == (1, 3, 3)
+    set_layout(executor, torch.channels_last)
+    height, width = shape[2:]
+    assert executor.trainable["w1"].stride() == (height * width * shape[1], 1, width * shape[1], shape[1])
+    set_layout(executor, torch.contiguous_format)
+    assert executor.trainable["w1"].stride() == (height * width * shape[1], height * width, width, 1)
 
 
 def torch_settings() -> list[object]:

@@ -113,3 +113,11 @@ def test_one_column_is_no_set_of_classes() -> None:
     )
     with pytest.raises(UnsupportedError, match=r"class logits are \[batch, classes\]"):
         made({"logits": LOGITS[:, :1]}, batch(None))
+
+
+def test_class_scores_of_length_one_are_warned_of() -> None:
+    logits = torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    made = Objective([entry("soft")], net(), net(), where="x")
+    (line,) = made.warnings({"logits": logits}, 32)
+    assert "logits has length 1 in every sample, as embeddings have" in line
+    assert made.warnings({"logits": 2 * logits}, 32) == []

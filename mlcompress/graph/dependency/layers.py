@@ -51,7 +51,8 @@ def layers(model: ir.Model) -> list[Layer]:
     A value that every path from x to the outputs passes is a post-dominator of x (Lengauer and Tarjan 1979).
     Steps from x to the next of them that keep the shape as far as it is declared, and are x + f(x) with a
     weight matrix in f or have no matrix at all (norms, activations), form a run; its shortest period is the
-    layer. Without a period each x + f(x) is one. Layers inside f are not looked for.
+    layer. Without a period each x + f(x) is one, with the norm or activation behind it where x comes out of
+    one like it. Layers inside f are not looked for.
     """
     after = _post_dominators(model.graph)
     found: list[Layer] = []
@@ -182,7 +183,23 @@ def _periods(run: Sequence[_Step]) -> list[Layer]:
             whole += 1
         if whole > 1 and not any(step.is_residual for step in steps[whole * period :]):
             return [_layer(steps[k * period], steps[(k + 1) * period - 1]) for k in range(whole)]
-    return [_layer(step, step) for step in steps if step.is_residual]
+    return [
+        _layer(step, _closing(step, steps[place + 1 :]))
+        for place, step in enumerate(steps)
+        if step.is_residual
+    ]
+
+
+def _closing(residual: _Step, behind: Sequence[_Step]) -> _Step:
+    """The step that ends a layer which is not repeated: the norm or activation behind the sum where one like
+    it made what the layer reads, else the sum itself."""
+    start = residual.entry.producer()
+    for step in behind:
+        if step.is_residual:
+            break
+        if start is not None and step.nodes[-1].op_type == start.op_type:
+            return step
+    return residual
 
 
 def _layer(first: _Step, last: _Step) -> Layer:
