@@ -158,7 +158,12 @@ def _card(
             "summary": change.summary,
             "details": change.details,
             "skipped": change.skipped,
-            "warnings": [*change.warnings, *_growth(change.warnings, facts), *_collapse(recipe, facts)],
+            "warnings": [
+                *change.warnings,
+                *_growth(change.warnings, facts),
+                *_collapse(recipe, facts),
+                *_seen(recipe),
+            ],
         },
         "size": facts.size,
         "metric": facts.metric,
@@ -188,6 +193,17 @@ def _collapse(recipe: Shared, facts: Facts) -> list[str]:
         f"{metric['name']} falls from {before:.4g} to {after:.4g}, and no gate limits it: compress less, "
         "train longer, or set `gate: {max_drop: ...}` to be stopped"
     ]
+
+
+def _seen(recipe: Shared) -> list[str]:
+    """The metric of samples that were trained on says little of others."""
+    train, evaluate = recipe.data.train, recipe.data.evaluate
+    if train is None or evaluate is None or "train" not in recipe.needs():
+        return []
+    files = [(getattr(train, key), getattr(evaluate, key)) for key in ("path", "images", "table")]
+    if not any(one is not None and one == other for one, other in files):
+        return []
+    return ["data.evaluate reads the file of data.train: the metric is that of samples that were trained on"]
 
 
 def _growth(told: list[str], facts: Facts) -> list[str]:

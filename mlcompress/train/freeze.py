@@ -25,6 +25,7 @@ def freeze(executor: Executor, patterns: Sequence[str], frozen: Collection[str] 
     if executor.trainable.keys() <= {*frozen, *kept}:
         told = " and ".join(map(repr, patterns))
         raise RecipeError(
-            f"train.freeze: {told} leave none of the {len(executor.trainable)} weights to train; name fewer"
+            f"train.freeze: none of the {len(executor.trainable)} weights is left to train by {told};"
+            " name fewer"
         )
     return sorted(kept)
