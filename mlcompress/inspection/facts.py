@@ -55,6 +55,7 @@ def facts(path: Path, spec: ModelSection | None = None, *, no_code: bool = False
         "outputs": [_tensor(tensor) for tensor in signature.outputs],
         "params": graph.parameters(model),
         "macs": macs,
+        "macs_shapes": {name: list(shape) for name, shape in graph.example_shapes(signature).items()},
         "bytes": graph.tensor_bytes(model),
         "stored_bytes": sum(form.bytes for form in stored.values()),
         "layers": [_layer(layer, stored) for layer in layers],

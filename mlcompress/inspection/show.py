@@ -55,10 +55,20 @@ def show(facts: dict[str, Any], *, everything: bool = False) -> None:
             _print(f"Left in float by {name}", ("nodes", "count", "reason"), left, everything)
 
 
+def _at(facts: dict[str, Any]) -> str:
+    """The shapes that the MACs are counted at, where they are not just one sample of what is declared."""
+    assumed = facts["macs_shapes"]
+    free = [
+        one["name"] for one in facts["inputs"] if sum(not isinstance(size, int) for size in one["shape"]) > 1
+    ]
+    told = ", ".join(f"{name} {assumed[name]}" for name in free)
+    return f"batch 1, {told} (free lengths)" if told else "batch 1"
+
+
 def _head(facts: dict[str, Any]) -> None:
     macs = "unknown" if facts["macs"] is None else f"{facts['macs']:,}"
     sets = ", ".join(f"{domain or 'opset'} {version}" for domain, version in facts["operator_sets"].items())
-    console.data(f"{facts['model']}: {sets}, {facts['params']:,} parameters, {macs} MACs at batch 1")
+    console.data(f"{facts['model']}: {sets}, {facts['params']:,} parameters, {macs} MACs at {_at(facts)}")
     stored, plain = facts["stored_bytes"], facts["bytes"]
     decoded = f" in the file, {plain:,} decoded" if plain > _DECODED * stored else ""
     console.data(f"  {stored:,} bytes of numbers{decoded}")
