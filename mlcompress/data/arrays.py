@@ -103,7 +103,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     parse = stored.read_array_header_1_0 if version == (1, 0) else stored.read_array_header_2_0
     try:
         shape, _, dtype = parse(stream)
-    except (SyntaxError, tokenize.TokenError, Warning) as error:  # the header is a Python literal
+    except (SyntaxError, ValueError, tokenize.TokenError, Warning) as error:  # the header is a Python literal
         raise ValueError(f"damaged header ({one_line(error)})") from error
     _refuse_objects(dtype)
     if any(size < 0 for size in shape):

