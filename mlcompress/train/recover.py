@@ -157,11 +157,11 @@ def learn(
     validation = context.validation if context.validation is not None and len(context.validation) else None
     judge = None if validation is None else Judge(teacher, validation, evaluate, settings.threads)
     why, skipped = "", list[dict[str, str]]()
-    if online is not None:
-        why = (
-            "train.augment makes every sample new" if settings.augment else "" if cache else "`cache: false`"
-        )
-    if online is not None and not why:
+    if online is not None and settings.augment:
+        why = "train.augment makes every sample new"
+    elif online is not None and not cache:
+        why = "`cache: false`"
+    elif online is not None:
         limit = inf if isinstance(cache, str) else LARGEST_CACHE
         with first_process_first(settings):
             why = online.cache(data, _cache_folder(cache, context), limit=limit)

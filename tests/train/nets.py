@@ -1,11 +1,15 @@
 """A tiny net and a task it can learn in a second, shared by the tests of training."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from numpy.typing import NDArray
 
 from mlcompress.data.dataset import Dataset, from_arrays
+from mlcompress.train.objective import Objective
 
 _TEXT = """
 <ir_version: 10, opset_import: ["" : 18]>
@@ -60,3 +64,14 @@ def stripes(count: int = 192, seed: int = 0, *, labels: bool = True) -> Dataset:
 def weights(model: ir.Model) -> dict[str, NDArray[np.generic]]:
     """Copies of all initializers, by name."""
     return {name: value.const_value.numpy().copy() for name, value in model.graph.initializers.items()}
+
+
+def catch_parts(patch: pytest.MonkeyPatch, caught: list[Any]) -> None:
+    """Have each `Objective` that is prepared append itself to `caught`, and what it trains for itself as it is then."""
+    prepare = Objective.prepare
+
+    def keep(self: Objective, *rest: Any, **more: Any) -> None:
+        prepare(self, *rest, **more)
+        caught.append((self, {name: value.clone() for name, value in self.parts.state_dict().items()}))
+
+    patch.setattr(Objective, "prepare", keep)

@@ -21,7 +21,7 @@ from mlcompress.train import loop, recover
 from mlcompress.train.batches import TorchBatch
 from mlcompress.train.losses import Ramp, annotation, entry
 from mlcompress.train.objective import Objective
-from tests.train.nets import net, stripes
+from tests.train.nets import catch_parts, net, stripes
 
 TRAIN = {"epochs": 3, "batch_size": 32, "threads": 1, "optimizer": {"name": "sgd", "lr": 0.01}}
 OBJECTIVES = [
@@ -215,14 +215,8 @@ def test_adapters_are_trained_resumed_and_never_exported(
 def test_an_adapter_follows_its_gradient() -> None:
     """After some steps it is another one: it has parameter groups in the optimizer."""
     caught: list[Any] = []
-    prepare = Objective.prepare
-
-    def keep(self: Objective, *rest: Any, **more: Any) -> None:
-        prepare(self, *rest, **more)
-        caught.append((self, {name: value.clone() for name, value in self.parts.state_dict().items()}))
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Objective, "prepare", keep)
+        catch_parts(patch, caught)
         distil(OBJECTIVES[0])
     _, (objective, first) = caught  # the first is of the check before training
     after = objective.parts.state_dict()

@@ -24,7 +24,7 @@ from mlcompress.train.adapters import ShallowHead
 from mlcompress.train.batches import TorchBatch
 from mlcompress.train.losses import annotation, byot, entry, is_labelled
 from mlcompress.train.objective import Objective
-from tests.train.nets import net, stripes
+from tests.train.nets import catch_parts, net, stripes
 
 Array = np.ndarray
 CLOSE = 1e-6
@@ -291,14 +291,8 @@ def test_self_distillation_asks_no_teacher_and_exports_no_head(monkeypatch: pyte
 def test_heads_are_trained_and_nothing_flows_into_the_last_layer() -> None:
     """With `soft` against itself the output has no gradient; the heads' reaches the convolution only."""
     caught: list[Any] = []
-    prepare = Objective.prepare
-
-    def keep(self: Objective, *rest: Any, **more: Any) -> None:
-        prepare(self, *rest, **more)
-        caught.append((self, {name: value.clone() for name, value in self.parts.state_dict().items()}))
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Objective, "prepare", keep)
+        catch_parts(patch, caught)
         patch.setattr(loop._Training, "_share_gradients", lambda self: caught.append(_gradients(self)))
         distil({"name": "soft", "weight": 1e-30}, {**SELF[1], "alpha": 0.5})
     _, (objective, first), *steps = caught  # the first is of the check before training
